@@ -1,0 +1,1 @@
+"""Probe rewards, PPO on them, and the evidence that they worked."""

@@ -1,0 +1,106 @@
+"""Manifests: what an artefact was made from, so that a score can be followed back to the rows behind it."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from elkflow.errors import UserError
+from elkflow.files import read_json, sha256, write_json
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "lm_eval",
+    "scikit-learn",
+)
+
+
+def write_manifest(
+    path: Path,
+    *,
+    outputs: Mapping[str, Path],
+    inputs: Mapping[str, Path],
+    settings: Any = None,
+    seed: int | None = None,
+    **facts: Any,
+) -> None:
+    """Write what was made, from what, and how. No timestamps: equal work gives an equal manifest.
+
+    Args:
+        path: the manifest file; output paths inside it are relative to its folder.
+        outputs: name to file or folder, hashed by content.
+        inputs: name to file or folder. A manifest among them stands for the artefact it describes.
+        settings: the config section used (a pydantic model or plain JSON).
+        facts: anything else worth keeping (device, dtype, counts, ...).
+    """
+    folder = Path(path).parent
+    if hasattr(settings, "model_dump"):
+        settings = settings.model_dump(mode="json")
+    write_json(
+        path,
+        {
+            "format": 1,
+            "outputs": {name: _entry(file, folder) for name, file in outputs.items()},
+            "inputs": {name: _entry(file, folder) for name, file in inputs.items()},
+            "settings": settings,
+            "seed": seed,
+            "facts": facts,
+            "code": {"commit": _commit(), "packages": _versions(), "python": platform.python_version()},
+        },
+    )
+
+
+def check(manifest: Path) -> dict[str, Any]:
+    """Return the manifest after comparing its outputs' hashes with the files on disk.
+
+    Raises:
+        UserError: a file is missing or its content is not what the manifest says; the message names it.
+    """
+    content = read_json(manifest)
+    for name, entry in content["outputs"].items():
+        file = Path(manifest).parent / entry["path"]
+        if not file.exists():
+            raise UserError(f"{file}: missing, though {manifest} lists it as {name}")
+        if sha256(file) != entry["sha256"]:
+            raise UserError(
+                f"{file}: damaged or changed since it was made (its hash is not the one in {manifest})"
+            )
+    return content
+
+
+def _entry(path: Path, folder: Path) -> dict[str, str]:
+    return {"path": os.path.relpath(path, folder), "sha256": sha256(path)}
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `+` where files differ from it; None outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.returncode else "")

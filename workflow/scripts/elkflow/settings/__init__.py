@@ -1,0 +1,1 @@
+"""The config's sections, one module a stage, so that a stage depends on its own settings only."""
