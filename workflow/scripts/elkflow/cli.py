@@ -64,9 +64,7 @@ def explain(error: ValidationError) -> str:
 
 def run(main: Callable[[], None]) -> None:
     """Run a script: plain log lines to stderr; a UserError becomes one line and exit code 1."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "httpcore", "fsspec", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     start = time.monotonic()

@@ -71,9 +71,7 @@ def check(manifest: Path) -> dict[str, Any]:
         if not file.exists():
             raise UserError(f"{file}: missing, though {manifest} lists it as {name}")
         if sha256(file) != entry["sha256"]:
-            raise UserError(
-                f"{file}: damaged or changed since it was made (its hash is not the one in {manifest})"
-            )
+            raise UserError(f"{file}: damaged or changed since it was made (its hash is not the one in {manifest})")
     return content
 
 
@@ -97,9 +95,7 @@ def _commit() -> str | None:
     """The checkout's commit, with `+` where files differ from it; None outside git."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        )
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changes = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return None
