@@ -1,0 +1,176 @@
+"""Where questions come from, how they are divided between probe, PPO and validation, and how they are worded."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, model_validator
+
+from elkflow.settings.base import Settings
+
+CATALOG = Path(__file__).resolve().parents[4] / "config" / "datasets"
+SPLITS = ("train", "ppo", "val")
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class FactsSource(Settings):
+    """The built-in questions about countries, generated from a table of facts."""
+
+    table: str | None = None
+    """CSV of the same columns as `workflow/resources/facts.csv`, which is the default."""
+    seed: NonNegativeInt = 0
+    """Decides which other relation or country each wrong question is drawn from."""
+
+
+class HubSource(Settings):
+    """A dataset on the hub (or on the mirror named by `HF_ENDPOINT`)."""
+
+    id: str
+    """Repository, e.g. `nyu-mll/glue`."""
+    name: str | None = None
+    """Its configuration, e.g. `qnli`."""
+    revision: str
+    """Commit or tag. A commit pins the rows for good; `prefetch` records the commit behind a tag or branch."""
+    splits: dict[Literal["train", "val"], str] = {"train": "train"}
+    """Hub splits to draw from. Without `val`, the val rows are taken out of `train` too."""
+
+
+class SplitSettings(Settings):
+    """How rows are dealt to the probe (train), the policy (ppo) and the evaluation (val)."""
+
+    recipe: Literal["grouped", "thesis"] = "grouped"
+    """`grouped`: by group, balanced, without near-duplicates. `thesis`: shuffle and `train_test_split`, to the row."""
+    train: PositiveInt
+    """Rows for the probe."""
+    ppo: PositiveInt | Literal["rest"]
+    """Rows for the policy; `rest` takes what the others leave."""
+    val: PositiveInt | Literal["rest"]
+    """Rows never trained on; `rest` only where the source has a val split of its own."""
+    seed: NonNegativeInt = 42
+    """Decides every draw but those below."""
+    val_seed: NonNegativeInt = 2023
+    """Seed of the val split in the thesis's recipe."""
+    take: PositiveInt | None = None
+    """Thesis's recipe: keep only so many rows after the first shuffle."""
+    balance: bool = True
+    """Grouped recipe: the same number of rows of every label (give or take one) in each split."""
+    duplicates: Literal["remove", "keep"] = "remove"
+    """Grouped recipe: rows whose text differs in case, punctuation or spaces only."""
+
+
+class Wording(Settings):
+    """One way to ask the questions."""
+
+    template: str
+    """`file` or `file:template name`, a file of `workflow/prompts/` (or a path ending in .yaml)."""
+    about: str | None = None
+    """Makes it a question about an answer (is this text truthful?): the template whose question and answer it shows."""
+    shown: Literal["every", "random"] = "every"
+    """Of the answers shown: every one in a row of its own, or one drawn by a coin as in the thesis."""
+    seed: NonNegativeInt | None = None
+    """Seed of that coin; unset: the split's `seed` (val: `val_seed`)."""
+    chat: bool | None = None
+    """Wrap in the model's chat template; unset: as the model's section says."""
+
+
+class DatasetSettings(Settings):
+    """A labelled question set. Exactly one source: `facts`, `hub`, `path` or `mixture`."""
+
+    facts: FactsSource | None = None
+    """Questions about countries that ship with the workflow."""
+    hub: HubSource | None = None
+    """A dataset on the hub."""
+    path: str | dict[Literal["train", "val"], str] | None = None
+    """A local file (parquet, JSON lines, CSV, Arrow) or `save_to_disk` folder; or one for train and one for val."""
+    mixture: list[Name] | None = None
+    """Names of other datasets of this config, put together row by row; they bring their own splits and wordings."""
+    columns: dict[str, str] | None = None
+    """Field name in the templates to column of the source; unset: every column under its own name."""
+    id: str | None = None
+    """Column with unique ids; unset: source split and row number."""
+    group: str | list[str] | None = None
+    """Column whose equal values never end in two splits; of several columns each one counts. Unset: every row alone."""
+    pair: str | None = None
+    """Column that ties rows with one of each label into a unit; the members stay together, incomplete units are left out."""
+    label: str = "label"
+    """Column with the labels: numbers from 0, or the names in `labels`."""
+    labels: list[str] = Field(default=["negative", "positive"], min_length=2)
+    """Name of each label, in numerical order."""
+    answers: list[str] | None = None
+    """What may be answered, negative first; the templates' answer choices must be the same words. Unset: theirs."""
+    one_token: bool = True
+    """Refuse answers that are not exactly one token of the model."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What to do with a prompt that is longer than the model's context."""
+    licence: str | None = None
+    """For the dataset's card."""
+    split: SplitSettings | None = None
+    """Sizes and recipe."""
+    wordings: dict[Name, Wording] = {}
+    """Name to template. Rendered for every model that needs them; the name is part of the file path."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        """Catalog entry under the given keys, defaults of the built-in questions, `wordings: {name: template}`."""
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        if (entry := given.pop("catalog", None)) is not None:
+            given = _catalog(entry) | given
+        if given.get("facts") is not None:
+            given = {
+                "id": "id",
+                "group": "country",
+                "pair": "pair",
+                "labels": ["No", "Yes"],
+                "licence": "CC-BY-4.0",
+            } | given
+        if isinstance(given.get("wordings"), dict):
+            short = given["wordings"].items()
+            given["wordings"] = {
+                name: {"template": value} if isinstance(value, str) else value for name, value in short
+            }
+        return given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DatasetSettings":
+        sources = [name for name in ("facts", "hub", "path", "mixture") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            found = f"found {' and '.join(sources)}" if sources else "found none"
+            raise ValueError(f"give exactly one of facts, hub, path, mixture ({found})")
+        if self.mixture is None and (self.split is None or not self.wordings):
+            raise ValueError(f"{'split' if self.split is None else 'wordings'} is missing")
+        if self.mixture is not None and (self.split is not None or self.wordings):
+            raise ValueError("a mixture takes splits and wordings from its members; remove `split` and `wordings`")
+        if self.split is not None:
+            self._check_split(self.split)
+        if self.answers is not None and len(set(self.answers)) < max(2, len(self.answers)):
+            raise ValueError("answers must be at least two, and different")
+        return self
+
+    def _check_split(self, split: SplitSettings) -> None:
+        own_val = (self.hub is not None and "val" in self.hub.splits) or (
+            isinstance(self.path, dict) and "val" in self.path
+        )
+        if split.val == "rest" and not own_val:
+            raise ValueError("split.val: `rest` needs a source with a val split of its own")
+        if split.recipe == "thesis" and not own_val:
+            raise ValueError("split.recipe: the thesis's recipe needs a source with a val split of its own")
+        if isinstance(self.path, dict) and "train" not in self.path:
+            raise ValueError("path.train is missing")
+        if self.hub is not None and "train" not in self.hub.splits:
+            raise ValueError("hub.splits.train is missing")
+        for name in SPLITS:
+            size = getattr(split, name)
+            if self.pair and split.recipe == "grouped" and isinstance(size, int) and size % len(self.labels):
+                raise ValueError(f"split.{name}: {size} rows do not divide into pairs of {len(self.labels)}")
+
+
+def _catalog(entry: Any) -> dict[str, Any]:
+    path = CATALOG / f"{entry}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CATALOG.glob("*.yaml"))) or "nothing"
+        raise ValueError(f"catalog: no entry {entry!r}; there is {known}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
