@@ -1,0 +1,37 @@
+# `make` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+READY := $(VENV)/.ready
+
+.PHONY: help run test lint bench dag report clean
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+run: $(READY) ## run the workflow on config/config.yaml: data to verdict
+	snakemake --cores all
+
+test: $(READY) ## run the test suite
+	python -m pytest
+
+lint: $(READY) ## check format, style, types and rules
+	ruff format --check .
+	ruff check .
+	mypy
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+
+dag: $(READY) ## draw the rule graph
+	snakemake --rulegraph mermaid-js
+
+report: $(READY) ## write report.html from finished results
+	snakemake --report report.html
+
+clean: ## remove results, logs and caches (not the environment)
+	rm -rf results logs benchmarks report.html .snakemake

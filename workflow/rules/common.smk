@@ -1,0 +1,54 @@
+"""What every stage shares: the checked config, and helpers that take rules' values from it."""
+
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+
+from elkflow.config import Config, preflight
+from elkflow.errors import UserError
+from elkflow.provenance import imports, script_path
+
+try:
+    CONFIG = Config.load(config)
+    if workflow.is_main_process:
+        preflight(CONFIG)
+except UserError as error:
+    raise WorkflowError(f"config: {error}")
+
+
+wildcard_constraints:
+    model="|".join(CONFIG.models),
+    dataset="|".join(CONFIG.datasets),
+    probe="|".join(CONFIG.probes),
+    run="|".join(CONFIG.names("runs")),
+    suite="|".join(CONFIG.evaluation.suites),
+    split="train|ppo|val",
+    seed=r"\d+",
+
+
+# One process a GPU, or `processes` on the CPU; every script behind it divides its work among them.
+LAUNCH = (
+    "accelerate launch --num_processes {resources.processes} --num_machines 1 --mixed_precision no"
+    " --dynamo_backend no $([ {resources.gpu} -gt 0 ] || echo --cpu)"
+)
+
+
+def settings(section):
+    """The config section at `section` as JSON, wildcards filled: settings("probes/{probe}").
+
+    It is the section after defaults, so that writing a default down reruns nothing.
+    """
+    return lambda wildcards: CONFIG.section(section.format(**wildcards)).model_dump_json()
+
+
+def filled(section, pattern):
+    """Paths after `pattern`, filled from the wildcards and from the config section's own values."""
+
+    def paths(wildcards):
+        values = dict(CONFIG.section(section.format(**wildcards))) | dict(wildcards)
+        return pattern.format(**values)
+
+    return paths

@@ -1,0 +1,136 @@
+"""The whole config: read once when the workflow starts, and checked before anything runs."""
+
+import itertools
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from elkflow.cli import explain
+from elkflow.errors import UserError
+from elkflow.settings.base import Settings
+from elkflow.settings.data import DatasetSettings
+from elkflow.settings.evaluation import EvaluationSettings
+from elkflow.settings.model import ModelSettings
+from elkflow.settings.ppo import RunSettings
+from elkflow.settings.probe import ProbeSettings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+
+class Config(Settings):
+    """Named models, datasets, probes and runs, and how the results are evaluated."""
+
+    models: dict[str, ModelSettings] = Field(min_length=1)
+    """Language models: those whose hidden states are read, and those that are fine-tuned."""
+    datasets: dict[str, DatasetSettings] = Field(min_length=1)
+    """Labelled question sets."""
+    probes: dict[str, ProbeSettings] = Field(min_length=1)
+    """Truth probes; each becomes a reward model."""
+    runs: dict[str, RunSettings] = Field(min_length=1)
+    """Fine-tuning runs. A list where one value is expected makes one run a value."""
+    evaluation: EvaluationSettings
+    """What base and tuned models are asked."""
+
+    @classmethod
+    def load(cls, raw: Mapping[str, Any]) -> Self:
+        """Check a parsed YAML config and expand its sweeps.
+
+        Raises:
+            UserError: the first thing wrong, with its key and what was expected.
+        """
+        content = {key: value for key, value in raw.items() if key != "pathvars"}
+        try:
+            if isinstance(content.get("runs"), Mapping):
+                content["runs"] = dict(_expanded(content["runs"]))
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UserError(explain(error)) from None
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        for kind in ("models", "datasets", "probes", "runs"):
+            for name in getattr(self, kind):
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{kind}: {name!r} is no name; use letters, digits and . _ = + -")
+        for name, probe in self.probes.items():
+            _known(f"probes.{name}.model", probe.model, self.models)
+            _known(f"probes.{name}.dataset", probe.dataset, self.datasets)
+        for name, run in self.runs.items():
+            _known(f"runs.{name}.policy", run.policy, self.models)
+            _known(f"runs.{name}.probe", run.probe, self.probes)
+            _known(f"runs.{name}.dataset", run.dataset, self.datasets)
+            _known(f"runs.{name}.wording", run.wording, self.datasets[run.dataset].wordings)
+            for wording in self.evaluation.wordings():
+                _known(f"evaluation.suites: wording for run {name}", wording, self.datasets[run.dataset].wordings)
+        return self
+
+    def names(self, kind: str) -> list[str]:
+        """Names as regular expressions, for wildcard constraints."""
+        return [re.escape(name) for name in getattr(self, kind)]
+
+    def section(self, path: str) -> BaseModel:
+        """The settings at `path`, e.g. `runs/quickstart/ppo`."""
+        found: Any = self
+        for part in path.split("/"):
+            found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+        return found
+
+
+def _known(key: str, name: str, among: Mapping[str, Any]) -> None:
+    if name not in among:
+        raise ValueError(f"{key}: {name!r} is not among {', '.join(among)}")
+
+
+def preflight(config: Config) -> None:
+    """Check what can be checked without a model: the datasets on disk, and the templates.
+
+    Raises:
+        UserError: a file, column, label or size that does not fit.
+    """
+    from elkflow.data import preflight as check_dataset
+
+    for name, dataset in config.datasets.items():
+        try:
+            check_dataset(dataset)
+        except UserError as error:
+            raise UserError(f"datasets.{name}: {error}") from None
+
+
+def _expanded(runs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Runs with every list in the place of one value replaced by one run a value, named after the values."""
+    for name, run in runs.items():
+        if not isinstance(run, Mapping):
+            yield name, run
+            continue
+        axes = list(_lists(run, RunSettings))
+        for values in itertools.product(*(choices for _, choices in axes)):
+            paths = [path for path, _ in axes]
+            suffix = "".join(f"+{path[-1]}={value}" for path, value in zip(paths, values, strict=True))
+            yield f"{name}{suffix}", _replaced(run, dict(zip(paths, values, strict=True)))
+
+
+def _lists(section: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple, list]]:
+    for key, value in section.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            continue
+        parts = [field.annotation, *typing.get_args(field.annotation)]
+        inner = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+        if isinstance(value, Mapping) and inner:
+            yield from _lists(value, inner, (*at, key))
+        elif isinstance(value, list) and not any(typing.get_origin(part) in (list, tuple) for part in parts):
+            yield (*at, key), value
+
+
+def _replaced(section: Mapping[str, Any], values: Mapping[tuple, Any], at: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        key: values[(*at, key)]
+        if (*at, key) in values
+        else _replaced(value, values, (*at, key))
+        if isinstance(value, Mapping)
+        else value
+        for key, value in section.items()
+    }
