@@ -10,6 +10,7 @@ from elkflow.settings.base import Settings
 
 CATALOG = Path(__file__).resolve().parents[4] / "config" / "datasets"
 SPLITS = ("train", "ppo", "val")
+SOURCES = ("facts", "hub", "path", "mixture")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -32,7 +33,7 @@ class HubSource(Settings):
     """Its configuration, e.g. `qnli`."""
     revision: str
     """Commit or tag. A commit pins the rows for good; `prefetch` records the commit behind a tag or branch."""
-    splits: dict[Literal["train", "val"], str] = {"train": "train"}
+    splits: dict[Literal["train", "val"], str] = Field(default={"train": "train"})
     """Hub splits to draw from. Without `val`, the val rows are taken out of `train` too."""
 
 
@@ -107,7 +108,7 @@ class DatasetSettings(Settings):
     """For the dataset's card."""
     split: SplitSettings | None = None
     """Sizes and recipe."""
-    wordings: dict[Name, Wording] = {}
+    wordings: dict[Name, Wording] = Field(default={})
     """Name to template. Rendered for every model that needs them; the name is part of the file path."""
 
     @model_validator(mode="before")
@@ -118,7 +119,7 @@ class DatasetSettings(Settings):
             return given
         given = dict(given)
         if (entry := given.pop("catalog", None)) is not None:
-            given = _catalog(entry) | given
+            given = _over(_catalog(entry), given)
         if given.get("facts") is not None:
             given = {
                 "id": "id",
@@ -127,7 +128,7 @@ class DatasetSettings(Settings):
                 "labels": ["No", "Yes"],
                 "licence": "CC-BY-4.0",
             } | given
-        if isinstance(given.get("wordings"), dict):
+        if isinstance(given.get("wordings"), dict):  # `name: template` is short for `name: {template: template}`
             short = given["wordings"].items()
             given["wordings"] = {
                 name: {"template": value} if isinstance(value, str) else value for name, value in short
@@ -136,7 +137,7 @@ class DatasetSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> "DatasetSettings":
-        sources = [name for name in ("facts", "hub", "path", "mixture") if getattr(self, name) is not None]
+        sources = [name for name in SOURCES if getattr(self, name) is not None]
         if len(sources) != 1:
             found = f"found {' and '.join(sources)}" if sources else "found none"
             raise ValueError(f"give exactly one of facts, hub, path, mixture ({found})")
@@ -166,6 +167,13 @@ class DatasetSettings(Settings):
             size = getattr(split, name)
             if self.pair and split.recipe == "grouped" and isinstance(size, int) and size % len(self.labels):
                 raise ValueError(f"split.{name}: {size} rows do not divide into pairs of {len(self.labels)}")
+
+
+def _over(entry: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The catalog's entry with the given keys on top; a source given in the config replaces the catalog's."""
+    if any(source in given for source in SOURCES):
+        entry = {key: value for key, value in entry.items() if key not in SOURCES}
+    return entry | given
 
 
 def _catalog(entry: Any) -> dict[str, Any]:
