@@ -98,8 +98,8 @@ def test_a_dataclass_becomes_a_command_line():
     ("settings", "message"),
     [
         ('{"steps": "x"}', "--settings: steps: "),
-        ('{"stepz": 1}', "--settings: steps: Field required"),
-        ('{"steps": 1, "stepz": 1}', "--settings: stepz: Extra inputs are not permitted"),
+        ('{"stepz": 1}', r"--settings: stepz: there is no such key; did you mean `steps`\?"),
+        ('{"steps": 1, "stepz": 1}', r"--settings: stepz: there is no such key; did you mean `steps`\?"),
     ],
 )
 def test_a_bad_option_is_named(settings, message):

@@ -20,11 +20,11 @@ except UserError as error:
 
 
 wildcard_constraints:
-    model="|".join(CONFIG.models),
-    dataset="|".join(CONFIG.datasets),
-    probe="|".join(CONFIG.probes),
+    model="|".join(CONFIG.names("models")),
+    dataset="|".join(CONFIG.names("datasets")),
+    probe="|".join(CONFIG.names("probes")),
     run="|".join(CONFIG.names("runs")),
-    suite="|".join(CONFIG.evaluation.suites),
+    suite="|".join(CONFIG.names("evaluation/suites")),
     split="train|ppo|val",
     seed=r"\d+",
 

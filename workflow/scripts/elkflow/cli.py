@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from elkflow.errors import UserError
+from elkflow.errors import UserError, explain
 
 T = TypeVar("T")
 logger = logging.getLogger("elkflow")
@@ -43,7 +43,7 @@ def parse(arguments: type[T], argv: list[str] | None = None) -> T:
             as_json = isinstance(text, str) and _is_structured(hints[name])
             values[name] = adapter.validate_json(text) if as_json else adapter.validate_python(text)
         except ValidationError as error:
-            raise UserError(f"--{name.replace('_', '-')}: {explain(error)}") from None
+            raise UserError(f"--{name.replace('_', '-')}: {explain(error, hints[name])}") from None
     return arguments(**values)
 
 
@@ -51,15 +51,6 @@ def _is_structured(hint: Any) -> bool:
     if isinstance(hint, types.UnionType):
         return any(_is_structured(part) for part in typing.get_args(hint))
     return hasattr(hint, "model_validate") or typing.get_origin(hint) is dict
-
-
-def explain(error: ValidationError) -> str:
-    """The first complaint of a validation error as one line: `ppo.steps: Input should be greater than 0 (got 0)`."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.80})"
-    return f"{place}: {message}{shown}" if place else f"{message}{shown}"
 
 
 def run(main: Callable[[], None]) -> None:

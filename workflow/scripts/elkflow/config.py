@@ -1,6 +1,7 @@
 """The whole config: read once when the workflow starts, and checked before anything runs."""
 
 import itertools
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -8,8 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from elkflow.cli import explain
-from elkflow.errors import UserError
+from elkflow.errors import UserError, explain
 from elkflow.settings.base import Settings
 from elkflow.settings.data import DatasetSettings
 from elkflow.settings.evaluation import EvaluationSettings
@@ -17,7 +17,8 @@ from elkflow.settings.model import ModelSettings
 from elkflow.settings.ppo import RunSettings
 from elkflow.settings.probe import ProbeSettings
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
+MOST_RUNS = 100_000
 
 
 class Config(Settings):
@@ -46,15 +47,17 @@ class Config(Settings):
             if isinstance(content.get("runs"), Mapping):
                 content["runs"] = dict(_expanded(content["runs"]))
             return cls.model_validate(content)
+        except RecursionError:
+            raise UserError("a section contains itself (a YAML alias inside its own anchor?)") from None
         except ValidationError as error:
-            raise UserError(explain(error)) from None
+            raise UserError(explain(error, cls)) from None
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        for kind in ("models", "datasets", "probes", "runs"):
-            for name in getattr(self, kind):
+        for kind in ("models", "datasets", "probes", "runs", "evaluation/suites"):
+            for name in self.section(kind):
                 if not NAME.fullmatch(name):
-                    raise ValueError(f"{kind}: {name!r} is no name; use letters, digits and . _ = + -")
+                    raise ValueError(f"{kind}: {name!r:.80} is no name; use letters, digits and . _ = + -")
         for name, probe in self.probes.items():
             _known(f"probes.{name}.model", probe.model, self.models)
             _known(f"probes.{name}.dataset", probe.dataset, self.datasets)
@@ -69,9 +72,9 @@ class Config(Settings):
 
     def names(self, kind: str) -> list[str]:
         """Names as regular expressions, for wildcard constraints."""
-        return [re.escape(name) for name in getattr(self, kind)]
+        return [re.escape(name) for name in self.section(kind)]
 
-    def section(self, path: str) -> BaseModel:
+    def section(self, path: str) -> Any:
         """The settings at `path`, e.g. `runs/quickstart/ppo`."""
         found: Any = self
         for part in path.split("/"):
@@ -101,18 +104,29 @@ def preflight(config: Config) -> None:
 
 def _expanded(runs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Runs with every list in the place of one value replaced by one run a value, named after the values."""
+    made: set[str] = set()
     for name, run in runs.items():
         if not isinstance(run, Mapping):
             yield name, run
             continue
         axes = list(_lists(run, RunSettings))
+        for path, choices in axes:
+            if not choices:
+                raise UserError(f"runs.{name}.{'.'.join(path)}: an empty list makes no runs")
+        if math.prod(len(choices) for _, choices in axes) > MOST_RUNS:
+            raise UserError(f"runs.{name}: its lists make more than {MOST_RUNS} runs")
         for values in itertools.product(*(choices for _, choices in axes)):
             paths = [path for path, _ in axes]
             suffix = "".join(f"+{path[-1]}={value}" for path, value in zip(paths, values, strict=True))
+            if f"{name}{suffix}" in made:
+                raise UserError(f"runs.{name}: two runs would be called {f'{name}{suffix}'!r}")
+            made.add(f"{name}{suffix}")
             yield f"{name}{suffix}", _replaced(run, dict(zip(paths, values, strict=True)))
 
 
-def _lists(section: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple, list]]:
+def _lists(
+    section: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple, list]]:
     for key, value in section.items():
         field = model.model_fields.get(key)
         if field is None:

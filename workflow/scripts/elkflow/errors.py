@@ -1,5 +1,86 @@
-"""The one exception that is a message to the user."""
+"""The one exception that is a message to the user, and how a failed validation becomes one."""
+
+import difflib
+import types
+import typing
+from typing import Any
+
+if typing.TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
     """A mistake in the config, the data or the environment, told in one sentence that names the key, file or row."""
+
+
+def explain(error: "ValidationError", model: Any = None) -> str:
+    """One complaint of a validation error as one line: `ppo.steps: Input should be greater than 0 (got 0)`.
+
+    Args:
+        error: what pydantic raised; its first complaint is told, a misspelt key before anything else.
+        model: the type that was validated. With it, keys are suggested, and pydantic's names for the members of
+            a union are left out of the place.
+    """
+    complaints = error.errors(include_url=False)
+    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
+    keys, annotation = [], model
+    for part in first["loc"][:-1]:
+        inner, real = _inside(annotation, part)
+        annotation = inner
+        keys += [part] if real else []
+    if first["loc"]:
+        last = first["loc"][-1]
+        keys += [last] if first["type"] in ("missing", "extra_forbidden") or _inside(annotation, last)[1] else []
+    place = ".".join(_printable(key) for key in keys)
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if first["type"] == "extra_forbidden":
+        message = f"there is no such key{_suggestion(str(first['loc'][-1]), _known(annotation))}"
+    elif first["type"] == "missing":
+        message = "Field required"
+    elif first["type"] != "value_error":
+        message += f" (got {first['input']!r:.80})"
+    return f"{place}: {message}" if place else message
+
+
+def _printable(key: Any) -> str:
+    """A key as one visible piece of a line: quoted where it has control characters or is unreasonably long."""
+    text = str(key)
+    return text if text.isprintable() and len(text) <= 80 else f"{text!r:.80}"
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; there is {', '.join(known)}" if known else ""
+
+
+def _known(annotation: Any) -> list[str]:
+    """Keys of the section that an annotation allows."""
+    return [key for option in _options(annotation) for key in getattr(option, "model_fields", {})]
+
+
+def _inside(annotation: Any, part: Any) -> tuple[Any, bool]:
+    """The type under key `part`, and whether there is such a key at all (False: a name for a union's member)."""
+    if annotation is None:
+        return None, True
+    options = _options(annotation)
+    for option in options:
+        fields = getattr(option, "model_fields", {})
+        if part in fields:
+            return fields[part].annotation, True
+        origin, parts = typing.get_origin(option), typing.get_args(option)
+        keys = typing.get_args(parts[0]) if parts and typing.get_origin(parts[0]) is typing.Literal else ()
+        if (origin is dict and (part in keys or not keys)) or (origin in (list, tuple) and isinstance(part, int)):
+            return parts[1] if origin is dict else parts[0], True
+    return annotation, False
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The members of a union, `Annotated` taken off; one member for anything else."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _options(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return [option for part in parts for option in _options(part)]
+    return [annotation]
