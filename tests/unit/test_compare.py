@@ -1,0 +1,160 @@
+"""The comparison: hand-computed differences, fixtures in the formats of the stages before it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from elkflow import compare
+from elkflow.errors import UserError
+from elkflow.files import write_json, write_table
+from elkflow.settings.summary import Plan
+
+
+def samples(task, correct, values=None, parts=None, weights=None):
+    n = len(correct if values is None else values)
+    return pd.DataFrame(
+        {
+            "task": task,
+            "part": parts or [task] * n,
+            "doc_id": range(n),
+            "id": [f"q{i}" for i in range(n)],
+            "label": pd.array([1] * n, dtype="Int64"),
+            "prediction": pd.array([int(bool(c)) for c in (correct if values is None else [0] * n)], dtype="Int64"),
+            "correct": pd.array([None] * n if values is not None else [bool(c) for c in correct], dtype="boolean"),
+            "value": np.array(values if values is not None else correct, dtype=float),
+            "weight": np.array(weights or [1.0] * n),
+            "scores": [[0.0, 0.0]] * n,
+        }
+    )
+
+
+def write_suite(folder: Path, tables: list[pd.DataFrame], metric="acc"):
+    results = {
+        table["task"].iloc[0]: {"metric": metric, "n": len(table), "value": float(table["value"].mean()), "stderr": 0.1}
+        for table in tables
+    }
+    write_json(folder / "results.json", results)
+    write_table(pd.concat(tables, ignore_index=True), folder / "samples.parquet")
+
+
+PLAN = Plan.model_validate(
+    {
+        "groups": [
+            {"runs": ["r"], "policy": "m", "probe": "p", "dataset": "d", "wording": "training", "seeds": [0, 1]}
+        ],
+        "suites": {"target": ["training", "held_out"], "control": []},
+        "probes": ["p"],
+    }
+)
+
+
+@pytest.fixture
+def results(tmp_path):
+    base = [samples("training", [0] * 30 + [1] * 30), samples("held_out", [1, 0] * 30)]
+    write_suite(tmp_path / "evaluations/base/m/d/target", base)
+    write_suite(tmp_path / "evaluations/base/m/d/control", [samples("cloze", [1, 0, 1, 0])])
+    for seed, right in ((0, 60), (1, 54)):
+        tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
+        write_suite(tmp_path / f"evaluations/tuned/r/seed{seed}/target", tuned)
+        write_suite(tmp_path / f"evaluations/tuned/r/seed{seed}/control", [samples("cloze", [1, 1, 1, 0])])
+    for wording in ("training", "held_out"):
+        prompts = pd.DataFrame({"id": [f"q{i}" for i in range(60)], "group": [f"g{i // 2}" for i in range(60)]})
+        write_table(prompts, tmp_path / f"prompts/m/d/{wording}/val.parquet")
+    return tmp_path
+
+
+def test_every_run_seed_and_task_is_compared(results):
+    table = compare.compare(PLAN, results)
+    assert list(zip(table["seed"], table["task"], table["kind"], strict=True)) == [
+        (seed, task, kind)
+        for seed in (0, 1)
+        for task, kind in (("training", "training"), ("held_out", "held_out"), ("cloze", "general"))
+    ]
+    first = table.iloc[0]
+    assert (first["base"], first["tuned"], first["difference"]) == (0.5, 1.0, 0.5)
+    assert first["ci_low"] < 0.5 < first["ci_high"]
+    # 30 questions changed, all to right: two-sided exact p is 2 / 2**30, and three tasks were looked at
+    assert first["p_value"] == pytest.approx(2 / 2**30)
+    assert first["p_holm"] == pytest.approx(6 / 2**30)
+    assert not first["within_noise"]
+    assert table.iloc[1]["within_noise"] and table.iloc[1]["p_value"] == 1.0
+
+
+def test_questions_of_one_group_do_not_pass_for_independent():
+    base, tuned = samples("t", [0] * 40), samples("t", [1, 1, 0, 0] * 10)
+    alone = compare.difference(base, tuned)
+    together = compare.difference(base, tuned, pd.Series(np.arange(40) // 2))
+    assert together["difference"] == alone["difference"] == 0.5
+    # pairs that rise and fall together are half as many independent draws: intervals √2 times as wide
+    ratio = (together["ci_high"] - together["ci_low"]) / (alone["ci_high"] - alone["ci_low"])
+    assert 1.25 < ratio < 1.6
+
+
+def test_different_questions_are_refused(results):
+    tuned = samples("cloze", [1, 1, 1, 0])
+    tuned.loc[2, "id"] = "another"
+    write_suite(results / "evaluations/tuned/r/seed1/control", [tuned])
+    with pytest.raises(UserError, match="cloze: base and tuned model answered different questions"):
+        compare.compare(PLAN, results)
+
+
+def test_row_order_does_not_matter():
+    base, tuned = samples("t", [0, 1, 0, 1, 1]), samples("t", [1, 1, 0, 0, 1])
+    first, second = compare.paired(base.sample(frac=1, random_state=0), tuned.sample(frac=1, random_state=1), "t")
+    assert compare.difference(first, second) == compare.difference(base, tuned)
+
+
+def test_a_group_is_the_mean_of_its_parts_and_bits_are_weighted():
+    table = samples("mmlu", None, values=[1, 0, 1, 1, 1, 1], parts=["a", "a", "b", "b", "b", "b"])
+    assert compare.influence(table).mean() == pytest.approx((0.5 + 1.0) / 2)
+    table = samples("prose", None, values=[2.0, 4.0], weights=[3.0, 1.0])
+    assert compare.influence(table).mean() == pytest.approx(2.5)
+    table = samples("plain", [1, 0, 1])
+    assert compare.influence(table) == pytest.approx([1, 0, 1])
+
+
+def test_influence_spreads_like_the_weighted_mean():
+    """The spread of the linearised values is that of the ratio estimate, by simulation."""
+    random = np.random.default_rng(0)
+    weights = random.uniform(1, 5, 400)
+    values = random.normal(2, 1, 400)
+    table = samples("prose", None, values=values, weights=weights.tolist())
+    draws = random.integers(0, 400, (4000, 400))
+    direct = (values[draws] * weights[draws]).sum(1) / weights[draws].sum(1)
+    linear = compare.influence(table)[draws].mean(1)
+    assert linear.std() == pytest.approx(direct.std(), rel=0.05)
+
+
+def test_sign_flip_agrees_with_the_exact_count():
+    # eight equal differences: only all-plus and all-minus are as extreme, 2 / 2**8
+    assert compare.sign_flip(np.ones(8)) == pytest.approx(2 / 256, rel=0.35)
+    assert compare.sign_flip(np.zeros(8)) == 1.0
+    assert compare.sign_flip(np.array([1.0, -1.0])) == 1.0
+
+
+def test_over_seeds_keeps_every_seed(results):
+    row = compare.over_seeds(compare.compare(PLAN, results)).set_index("task").loc["training"]
+    assert row["per_seed"] == pytest.approx({0: 0.5, 1: 0.4})
+    assert row["difference"] == pytest.approx(0.45)
+    # Student with one degree of freedom: 12.706 · 0.0707 / √2
+    assert row["ci_high"] - row["difference"] == pytest.approx(
+        12.7062 * np.std([0.5, 0.4], ddof=1) / np.sqrt(2), rel=1e-3
+    )
+
+
+def test_a_thousand_runs_are_a_short_plan():
+    class Run:
+        policy, probe, dataset, wording, seeds = "m", "p", "d", "training", (0, 1, 2)
+
+    class Suites:
+        suites: dict = {}
+
+    class Config:
+        runs = {f"sweep+learning_rate={i}": Run() for i in range(1000)}
+        evaluation = Suites()
+        probes = {"p": None}
+
+    plan = Plan.of(Config())
+    assert len(plan.model_dump_json()) < 60_000 and len(plan.trainings()) == 3000

@@ -1,0 +1,143 @@
+"""Figures of the summary: each function turns a table into one chart, saved both as PNG and as a page to explore."""
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from elkflow.files import atomic
+
+BASE, TUNED, REWARD, GOLD = "#8c8c8c", "#0072b2", "#e69f00", "#009e73"  # Okabe and Ito: told apart by everyone
+WIDTH, HEIGHT = 620, 300
+Chart = Any
+
+
+def save(chart: Chart, png: Path, page: Path | None = None) -> None:
+    """Write a chart as PNG and, where `page` is given, as a self-contained HTML page that needs no network."""
+    chart = styled(chart)
+    with atomic(png) as temporary:
+        chart.save(str(temporary), format="png", scale_factor=2)
+    if page is not None:
+        with atomic(page) as temporary:
+            chart.save(str(temporary), format="html", inline=True, embed_options={"actions": False})
+
+
+def styled(chart: Chart) -> Chart:
+    """The look all figures share."""
+    return (
+        chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=12)
+        .configure_axis(
+            labelFontSize=12, titleFontSize=13, titleFontWeight="normal", gridColor="#eeeeee", labelLimit=300
+        )
+        .configure_legend(labelFontSize=12, titleFontSize=12, orient="top", title=None, labelLimit=400)
+        .configure_header(labelFontSize=13, titleFontSize=13, labelFontWeight="bold", title=None, labelLimit=500)
+        .configure_title(fontSize=15, anchor="start", fontWeight="bold", subtitleFontSize=12, subtitleColor="#555555")
+        .configure_view(stroke=None)
+    )
+
+
+def before_after(comparison: pd.DataFrame) -> Chart:
+    """Accuracy of base and tuned model on every task with 95 % intervals; one panel a run and seed."""
+    shares = comparison[comparison[["base", "tuned"]].le(1).all(axis=1) & comparison["higher_is_better"]]
+    parts = []
+    for model in ("base", "tuned"):
+        columns = {model: "value", f"{model}_low": "low", f"{model}_high": "high"}
+        part = shares[["run", "seed", "task", "n", *columns]].rename(columns=columns)
+        parts.append(part.assign(model=model))
+    table = pd.concat(parts)
+    table["panel"] = table["run"] + ", seed " + table["seed"].astype(str)
+    tasks = list(dict.fromkeys(shares["task"]))
+    x = alt.X("task:N", sort=tasks, title=None, axis=alt.Axis(labelAngle=0, labelLimit=140))
+    offset = alt.XOffset("model:N", sort=["base", "tuned"])
+    bars = (
+        alt.Chart()
+        .mark_bar()
+        .encode(
+            x=x,
+            xOffset=offset,
+            y=alt.Y("value:Q", title="accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color("model:N", scale=alt.Scale(domain=["base", "tuned"], range=[BASE, TUNED])),
+            tooltip=[
+                "panel",
+                "task",
+                "model",
+                "n",
+                *(alt.Tooltip(f"{c}:Q", format=".1%") for c in ("value", "low", "high")),
+            ],
+        )
+    )
+    intervals = alt.Chart().mark_rule(strokeWidth=1.5).encode(x=x, xOffset=offset, y="low:Q", y2="high:Q")
+    text = (
+        alt.Chart()
+        .mark_text(dy=-6, dx=0, fontSize=11)
+        .encode(x=x, xOffset=offset, y="high:Q", text=alt.Text("value:Q", format=".0%"))
+    )
+    width = max(200, 110 * len(tasks))
+    return (
+        alt.layer(bars, intervals, text, data=table)
+        .properties(width=width, height=HEIGHT)
+        .facet(alt.Facet("panel:N", title=None), columns=max(1, 900 // width))
+        .properties(title="Before and after training")
+    )
+
+
+def training(steps: pd.DataFrame) -> Chart:
+    """Reward and gold accuracy over training steps, one panel a run and seed.
+
+    Args:
+        steps: columns run, seed, step, reward, gold_accuracy.
+    """
+    names = {"reward": "probe's reward (what is trained on)", "gold_accuracy": "gold accuracy (never seen)"}
+    table = steps.melt(["run", "seed", "step"], list(names), "series", "value").dropna()
+    table["series"] = table["series"].map(names)
+    table["panel"] = table["run"] + ", seed " + table["seed"].astype(str)
+    panels = table["panel"].nunique()
+    return (
+        alt.Chart(table)
+        .mark_line(point=alt.OverlayMarkDef(size=18), strokeWidth=2)
+        .encode(
+            x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("value:Q", title="mean over the step's prompts", scale=alt.Scale(zero=False)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(names.values()), range=[REWARD, GOLD])),
+            tooltip=["panel", "step", "series", alt.Tooltip("value:Q", format=".3f")],
+        )
+        .properties(width=WIDTH if panels == 1 else WIDTH // 2, height=HEIGHT if panels == 1 else HEIGHT * 2 // 3)
+        .facet(alt.Facet("panel:N", title=None), columns=1 if panels == 1 else 3)
+        .properties(title="What training optimises, and what it is for")
+    )
+
+
+def layers(table: pd.DataFrame, chosen: dict[str, tuple[str, int]]) -> Chart:
+    """AUROC by layer with 95 % bands, one panel a probe, one line a method; the layer in use is marked.
+
+    Args:
+        table: columns probe, method, layer, auroc, auroc_low, auroc_high (one part of the data).
+        chosen: probe to its (method, layer).
+    """
+    marks = pd.DataFrame([{"probe": name, "method": m, "layer": layer} for name, (m, layer) in chosen.items()])
+    table = table.merge(marks.assign(chosen=True), how="left", on=["probe", "method", "layer"])
+    table["chosen"] = table["chosen"].notna()
+    colour = alt.Color("method:N", scale=alt.Scale(range=[TUNED, REWARD, GOLD, "#cc79a7", "#56b4e9"]))
+    scale = alt.Scale(domain=[min(0.4, table["auroc_low"].min()), 1.0], zero=False)
+    y = alt.Y("auroc:Q", title="AUROC on val", scale=scale)
+    base = alt.Chart().encode(x=alt.X("layer:Q", title="layer (0: embeddings)"))
+    band = base.mark_area(opacity=0.2).encode(y=alt.Y("auroc_low:Q", scale=scale), y2="auroc_high:Q", color=colour)
+    figures = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("auroc", "auroc_low", "auroc_high")]
+    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=15)).encode(
+        y=y, color=colour, tooltip=["probe", "method", "layer", *figures]
+    )
+    mark = (
+        base.transform_filter("datum.chosen")
+        .mark_point(size=140, filled=False, strokeWidth=2.5, color="black")
+        .encode(y="auroc:Q")
+    )
+    chance = alt.Chart().mark_rule(strokeDash=[4, 4], color="#999999").encode(y=alt.datum(0.5))
+    return (
+        alt.layer(band, line, mark, chance, data=table)
+        .properties(width=WIDTH, height=HEIGHT)
+        .facet(alt.Facet("probe:N", title=None), columns=1)
+        .properties(
+            title=alt.TitleParams("Where in the model the truth can be read", subtitle="circle: the layer in use")
+        )
+    )
