@@ -47,7 +47,9 @@ def installed_lock() -> str:
         name = canonicalize_name(distribution.name)
         if name != "pip" and not name.startswith(HARDWARE):
             pins[name] = Version(distribution.version).public
-    header = "# Generated from requirements.in by `python envs/generate.py --lock`: every package, exactly. Do not edit.\n"
+    header = (
+        "# Generated from requirements.in by `python envs/generate.py --lock`: every package, exactly. Do not edit.\n"
+    )
     return header + "".join(f"{name}=={version}\n" for name, version in sorted(pins.items()))
 
 

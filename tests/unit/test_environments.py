@@ -22,7 +22,9 @@ def environment(name):
 
 
 def test_every_environment_is_listed():
-    assert sorted(path.stem for path in (ROOT / "envs").glob("*.yaml")) == sorted(NAMES) == sorted(generate.ENVIRONMENTS)
+    assert (
+        sorted(path.stem for path in (ROOT / "envs").glob("*.yaml")) == sorted(NAMES) == sorted(generate.ENVIRONMENTS)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
