@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -61,14 +61,34 @@ class Config(Settings):
         for name, probe in self.probes.items():
             _known(f"probes.{name}.model", probe.model, self.models)
             _known(f"probes.{name}.dataset", probe.dataset, self.datasets)
+            for wording in probe.wordings():
+                _known(f"probes.{name}: wording", wording, self.wordings(probe.dataset))
+            if probe.untrained is not None:
+                _known(f"probes.{name}.untrained", probe.untrained, self.models)
+            for other in probe.transfer:
+                _known(f"probes.{name}.transfer", other, self.probes)
         for name, run in self.runs.items():
             _known(f"runs.{name}.policy", run.policy, self.models)
             _known(f"runs.{name}.probe", run.probe, self.probes)
             _known(f"runs.{name}.dataset", run.dataset, self.datasets)
-            _known(f"runs.{name}.wording", run.wording, self.datasets[run.dataset].wordings)
+            _known(f"runs.{name}.wording", run.wording, self.wordings(run.dataset))
             for wording in self.evaluation.wordings():
-                _known(f"evaluation.suites: wording for run {name}", wording, self.datasets[run.dataset].wordings)
+                _known(f"evaluation.suites: wording for run {name}", wording, self.wordings(run.dataset))
         return self
+
+    def wordings(self, dataset: str) -> list[str]:
+        """Wordings of a dataset; a mixture has those that all its members have."""
+        members = self.datasets[dataset].mixture
+        if members is None:
+            return list(self.datasets[dataset].wordings)
+        if not members:
+            raise ValueError(f"datasets.{dataset}.mixture: names no datasets")
+        for member in members:
+            _known(f"datasets.{dataset}.mixture", member, self.datasets)
+            if self.datasets[member].mixture is not None:
+                raise ValueError(f"datasets.{dataset}.mixture: {member!r} is a mixture itself")
+        shared = [set(self.datasets[member].wordings) for member in members]
+        return [name for name in self.datasets[members[0]].wordings if all(name in names for names in shared)]
 
     def names(self, kind: str) -> list[str]:
         """Names as regular expressions, for wildcard constraints."""
@@ -82,9 +102,9 @@ class Config(Settings):
         return found
 
 
-def _known(key: str, name: str, among: Mapping[str, Any]) -> None:
+def _known(key: str, name: str, among: Collection[str]) -> None:
     if name not in among:
-        raise ValueError(f"{key}: {name!r} is not among {', '.join(among)}")
+        raise ValueError(f"{key}: {name!r} is not among {', '.join(among) or 'those there are: none'}")
 
 
 def preflight(config: Config) -> None:
