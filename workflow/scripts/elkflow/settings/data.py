@@ -1,10 +1,10 @@
 """Where questions come from, how they are divided between probe, PPO and validation, and how they are worded."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
 
 from elkflow.settings.base import Settings
 
@@ -75,8 +75,8 @@ class Wording(Settings):
     """Wrap in the model's chat template; unset: as the model's section says."""
 
 
-class DatasetSettings(Settings):
-    """A labelled question set. Exactly one source: `facts`, `hub`, `path` or `mixture`."""
+class QuestionSettings(Settings):
+    """Which questions, and which of them each stage gets. Exactly one source: `facts`, `hub`, `path` or `mixture`."""
 
     facts: FactsSource | None = None
     """Questions about countries that ship with the workflow."""
@@ -93,23 +93,13 @@ class DatasetSettings(Settings):
     group: str | list[str] | None = None
     """Column whose equal values never end in two splits; of several columns each one counts. Unset: every row alone."""
     pair: str | None = None
-    """Column that ties rows with one of each label into a unit; the members stay together, incomplete units are left out."""
+    """Column that ties rows with one of each label together: they stay so, and incomplete pairs are left out."""
     label: str = "label"
     """Column with the labels: numbers from 0, or the names in `labels`."""
     labels: list[str] = Field(default=["negative", "positive"], min_length=2)
     """Name of each label, in numerical order."""
-    answers: list[str] | None = None
-    """What may be answered, negative first; the templates' answer choices must be the same words. Unset: theirs."""
-    one_token: bool = True
-    """Refuse answers that are not exactly one token of the model."""
-    too_long: Literal["refuse", "drop"] = "refuse"
-    """What to do with a prompt that is longer than the model's context."""
-    licence: str | None = None
-    """For the dataset's card."""
     split: SplitSettings | None = None
     """Sizes and recipe."""
-    wordings: dict[Name, Wording] = Field(default={})
-    """Name to template. Rendered for every model that needs them; the name is part of the file path."""
 
     @model_validator(mode="before")
     @classmethod
@@ -121,13 +111,7 @@ class DatasetSettings(Settings):
         if (entry := given.pop("catalog", None)) is not None:
             given = _over(_catalog(entry), given)
         if given.get("facts") is not None:
-            given = {
-                "id": "id",
-                "group": "country",
-                "pair": "pair",
-                "labels": ["No", "Yes"],
-                "licence": "CC-BY-4.0",
-            } | given
+            given = {"id": "id", "group": "country", "pair": "pair", "labels": ["No", "Yes"]} | given
         if isinstance(given.get("wordings"), dict):  # `name: template` is short for `name: {template: template}`
             short = given["wordings"].items()
             given["wordings"] = {
@@ -136,37 +120,99 @@ class DatasetSettings(Settings):
         return given
 
     @model_validator(mode="after")
-    def _one_source(self) -> "DatasetSettings":
+    def _one_source(self) -> Self:
         sources = [name for name in SOURCES if getattr(self, name) is not None]
         if len(sources) != 1:
             found = f"found {' and '.join(sources)}" if sources else "found none"
-            raise ValueError(f"give exactly one of facts, hub, path, mixture ({found})")
-        if self.mixture is None and (self.split is None or not self.wordings):
-            raise ValueError(f"{'split' if self.split is None else 'wordings'} is missing")
-        if self.mixture is not None and (self.split is not None or self.wordings):
-            raise ValueError("a mixture takes splits and wordings from its members; remove `split` and `wordings`")
-        if self.split is not None:
+            raise ValueError(f"give exactly one of {', '.join(SOURCES)} ({found})")
+        if self.mixture is not None:
+            if self.split is not None:
+                raise ValueError("a mixture takes its splits from its members; remove `split`")
+        elif self.split is None:
+            raise ValueError("split is missing")
+        else:
             self._check_split(self.split)
-        if self.answers is not None and len(set(self.answers)) < max(2, len(self.answers)):
-            raise ValueError("answers must be at least two, and different")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must be different")
         return self
 
     def _check_split(self, split: SplitSettings) -> None:
-        own_val = (self.hub is not None and "val" in self.hub.splits) or (
-            isinstance(self.path, dict) and "val" in self.path
-        )
-        if split.val == "rest" and not own_val:
+        parts = self.hub.splits if self.hub else self.path if isinstance(self.path, dict) else {"train": ""}
+        if "train" not in parts:
+            raise ValueError(f"{'hub.splits' if self.hub else 'path'}.train is missing")
+        if "val" not in parts and split.val == "rest":
             raise ValueError("split.val: `rest` needs a source with a val split of its own")
-        if split.recipe == "thesis" and not own_val:
+        if "val" not in parts and split.recipe == "thesis":
             raise ValueError("split.recipe: the thesis's recipe needs a source with a val split of its own")
-        if isinstance(self.path, dict) and "train" not in self.path:
-            raise ValueError("path.train is missing")
-        if self.hub is not None and "train" not in self.hub.splits:
-            raise ValueError("hub.splits.train is missing")
         for name in SPLITS:
             size = getattr(split, name)
             if self.pair and split.recipe == "grouped" and isinstance(size, int) and size % len(self.labels):
                 raise ValueError(f"split.{name}: {size} rows do not divide into pairs of {len(self.labels)}")
+
+    def local_files(self) -> list[str]:
+        """Local files and folders that the questions are read from."""
+        if isinstance(self.path, dict):
+            return list(self.path.values())
+        return [self.path] if self.path else [self.facts.table] if self.facts and self.facts.table else []
+
+
+class RenderSettings(Settings):
+    """How the questions of one wording become prompts for one model."""
+
+    wording: Wording
+    """The template."""
+    labels: list[str]
+    """Name of each label."""
+    answers: list[str] | None
+    """The order of answers, if it is not the template's."""
+    one_token: bool
+    """Refuse longer answers."""
+    too_long: Literal["refuse", "drop"]
+    """What to do with prompts that do not fit the context."""
+    seeds: dict[str, int]
+    """Seed of the answers shown, for each split."""
+
+
+class DatasetSettings(QuestionSettings):
+    """A labelled question set and its wordings."""
+
+    answers: list[str] | None = None
+    """What may be answered, negative first; the templates' answer choices must be the same words. Unset: theirs."""
+    one_token: bool = True
+    """Refuse answers that are not exactly one token of the model."""
+    too_long: Literal["refuse", "drop"] = "refuse"
+    """What to do with a prompt that is longer than the model's context."""
+    wordings: dict[Name, Wording] = Field(min_length=1)
+    """Name to template. Rendered for every model that needs them; the name is part of the file path."""
+    licence: str | None = None
+    """For the dataset's card."""
+
+    @field_validator("answers")
+    @classmethod
+    def _two_answers(cls, answers: list[str] | None) -> list[str] | None:
+        if answers is not None and len(set(answers)) < max(2, len(answers)):
+            raise ValueError("answers must be at least two, and different")
+        return answers
+
+    def questions(self) -> QuestionSettings:
+        """The part that decides which rows there are."""
+        return QuestionSettings.model_construct(**{name: getattr(self, name) for name in QuestionSettings.model_fields})
+
+    def rendering(self, wording: str) -> RenderSettings:
+        """The part that decides the prompts of one wording."""
+        chosen, split = self.wordings[wording], self.split
+        first, last = (split.seed, split.val_seed) if split else (0, 0)
+        seeds = {name: last if name == "val" else first for name in SPLITS}
+        if chosen.seed is not None:
+            seeds = dict.fromkeys(SPLITS, chosen.seed)
+        return RenderSettings(
+            wording=chosen,
+            labels=self.labels,
+            answers=self.answers,
+            one_token=self.one_token,
+            too_long=self.too_long,
+            seeds=seeds,
+        )
 
 
 def _over(entry: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,226 @@
+"""Raw rows to disjoint, balanced train, ppo and val files."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from elkflow.errors import UserError
+from elkflow.files import atomic
+from elkflow.settings.data import SPLITS, QuestionSettings
+from elkflow.splits import Keys, connected, deal, mix
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger("elkflow")
+RESERVED = ("id", "group", "label")
+
+
+def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
+    """Write train.parquet, ppo.parquet and val.parquet into `folder`; return what the manifest should say of them.
+
+    Columns: id (unique), group, the source's fields, label (int64). Nothing is written unless all rows are sound.
+
+    Raises:
+        UserError: bad rows (the message names file, row and column) or too few of them.
+    """
+    from elkflow.sources import open_rows
+
+    sources = open_rows(settings)
+    fields = {part: _fields(settings, rows.column_names, _where(settings, part)) for part, rows in sources.items()}
+    keys = {part: _keys(settings, rows, fields[part], _where(settings, part)) for part, rows in sources.items()}
+    assert settings.split is not None  # the settings see to it
+    dealt = deal(keys["train"], keys.get("val"), settings.split, len(settings.labels))
+    facts: dict[str, Any] = {"removed": dealt.removed, "splits": {}}
+    for name in SPLITS:
+        part = "val" if name == "val" and "val" in sources else "train"
+        rows = dealt.rows[name]
+        _write(settings, sources[part].select(rows), rows, part, fields[part], keys[part], folder / f"{name}.parquet")
+        labels = np.bincount(keys[part].label[rows], minlength=len(settings.labels))
+        facts["splits"][name] = {
+            "rows": len(rows),
+            "groups": len(np.unique(keys[part].group[rows])),
+            "labels": dict(zip(settings.labels, map(int, labels), strict=True)),
+        }
+        logger.info("%s: %s", name, facts["splits"][name])
+    logger.info("left out: %s", dealt.removed)
+    return facts
+
+
+def _where(settings: QuestionSettings, part: str) -> str:
+    """How messages name a source."""
+    if settings.hub is not None:
+        return f"{settings.hub.id} ({settings.hub.splits[part]})"  # type: ignore[index]
+    if settings.facts is not None:
+        return settings.facts.table or "facts"
+    return settings.path[part] if isinstance(settings.path, dict) else str(settings.path)  # type: ignore[index]
+
+
+def _fields(settings: QuestionSettings, names: list[str], where: str) -> dict[str, str]:
+    """Field name to source column, after checking that every column the settings name is there."""
+    used = {"label": settings.label, "id": settings.id, "pair": settings.pair}
+    used |= {f"group[{n}]": column for n, column in enumerate(_group_columns(settings))}
+    used |= {f"columns.{name}": column for name, column in (settings.columns or {}).items()}
+    for key, column in used.items():
+        if column is not None and column not in names:
+            raise UserError(f"{where}: column {column!r} ({key}) is missing; it has {', '.join(names)}")
+    if settings.columns is not None:
+        fields = dict(settings.columns)
+    else:
+        taken = {settings.label: "label", settings.id: "id"}
+        fields = {name: name for name in names if name not in taken}
+    for name in RESERVED:
+        if name in fields:
+            raise UserError(f"{where}: a field cannot be called {name!r}; give it another name with `columns`")
+    return fields
+
+
+def _group_columns(settings: QuestionSettings) -> list[str]:
+    return [settings.group] if isinstance(settings.group, str) else list(settings.group or [])
+
+
+def _keys(settings: QuestionSettings, rows: "Dataset", fields: dict[str, str], where: str) -> Keys:
+    """Check every row and hash what the dealing needs of it; holds one batch of text at a time.
+
+    Raises:
+        UserError: null or empty text, a label that is none, an id that appears twice.
+    """
+    from elkflow.sources import batches
+
+    groups = _group_columns(settings)
+    special = [name for name in (settings.id, settings.pair, *groups) if name]
+    columns = list(dict.fromkeys([settings.label, *special, *fields.values()]))
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "content", "text", "id", "pair", *groups)}
+    start = 0
+    for batch in batches(rows, columns):
+        for name in columns:
+            _refuse_nulls(batch[name], name, where, start)
+        label = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
+        texts = [name for name in fields.values() if _is_text(batch[name].type) and name not in special]
+        found["label"].append(label)
+        found["content"].append(_hash([batch[name] for name in fields.values()]) ^ mix(label, 0))
+        found["text"].append(_hash([_normalised(batch[name]) for name in texts or fields.values()]))
+        for key, name in (("id", settings.id), ("pair", settings.pair), *((name, name) for name in groups)):
+            if name:
+                found[key].append(_hash([batch[name]]))
+        start += len(batch)
+    whole = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+    if settings.id:
+        _refuse_duplicates(whole["id"], rows, settings.id, where)
+    # Without a group of its own a row is grouped by its text, which keeps near-duplicates together at least.
+    tied = [whole[name] for name in groups] or [whole["text"]]
+    if settings.pair:
+        tied.append(whole["pair"])
+    return Keys(whole["label"], whole["content"], connected(*tied), whole["text"], whole.get("pair"))
+
+
+def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str, start: int = 0) -> np.ndarray:
+    """[N] int64 labels from numbers, booleans or names.
+
+    Raises:
+        UserError: a value that is no label; the message names its row (counted from 0, after `start`).
+    """
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if _is_text(kind):
+        codes = pc.index_in(column, pa.array(names, kind)).to_numpy(zero_copy_only=False)
+        bad = np.isnan(codes.astype(float))
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        codes = column.cast(pa.int64()).to_numpy()
+        bad = (codes < 0) | (codes >= len(names))
+    else:
+        raise UserError(f"{where}: column {key!r} holds {kind}; labels are whole numbers or names")
+    if bad.any():
+        row = int(bad.argmax())
+        shown = f"{column[row].as_py()!r:.60}"
+        raise UserError(
+            f"{where}, row {start + row}: label {shown} is not among 0 to {len(names) - 1} or {', '.join(names)}"
+        )
+    return codes.astype(np.int64)
+
+
+def _refuse_nulls(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
+    bad = pc.is_null(column, nan_is_null=True)
+    if _is_text(column.type):
+        blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
+        bad = pc.or_(bad, pc.fill_null(blank, True))
+    if pc.any(bad).as_py():
+        row = pc.index(bad, True).as_py()
+        raise UserError(f"{where}, row {start + row}: column {name!r} is empty")
+
+
+def _refuse_duplicates(hashes: np.ndarray, rows: "Dataset", name: str, where: str) -> None:
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    if len(same):
+        first, second = sorted((int(order[same[0]]), int(order[same[0] + 1])))
+        raise UserError(f"{where}, rows {first} and {second}: both have the {name} {rows[first][name]!r}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _normalised(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lower case, runs of anything but letters and digits as one space."""
+    if not _is_text(column.type):
+        return column
+    text = pc.replace_substring_regex(pc.utf8_lower(column), pattern=r"[^\p{L}\p{N}]+", replacement=" ")
+    return pc.utf8_trim_whitespace(text)
+
+
+def _hash(columns: list[pa.ChunkedArray]) -> np.ndarray:
+    """[N] uint64 hash of the values of each row: SipHash with a fixed key, as pandas computes it."""
+    import pandas as pd
+
+    total = np.zeros(len(columns[0]), np.uint64)
+    for place, column in enumerate(columns):
+        values = column.to_numpy(zero_copy_only=False)
+        if values.dtype == object and not _is_text(column.type):
+            values = np.array([repr(value) for value in column.to_pylist()], dtype=object)
+        hashed = pd.util.hash_array(values, categorize=False)
+        total = mix(total ^ hashed, place)
+    return total
+
+
+def _write(
+    settings: QuestionSettings,
+    rows: "Dataset",
+    numbers: np.ndarray,
+    part: str,
+    fields: dict[str, str],
+    keys: Keys,
+    path: Path,
+) -> None:
+    """Stream `rows` (source row `numbers`) into a parquet file."""
+    from elkflow.sources import batches
+
+    groups = _group_columns(settings)
+    special = [settings.label, *groups, *([settings.id] if settings.id else [])]
+    columns = list(dict.fromkeys([*special, *fields.values()]))
+    with atomic(path) as temporary:
+        writer, start = None, 0
+        for batch in batches(rows, columns):
+            here = numbers[start : start + len(batch)]
+            ids = batch[settings.id].cast(pa.string()) if settings.id else pa.array([f"{part}-{row}" for row in here])
+            if len(groups) == 1:
+                group = batch[groups[0]].cast(pa.string())
+            else:
+                group = pa.array([f"{value:016x}" for value in keys.group[here]]) if groups else ids
+            table = pa.table(
+                {"id": ids, "group": group}
+                | {name: batch[column] for name, column in fields.items()}
+                | {"label": pa.array(keys.label[here])}
+            )
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+            start += len(batch)
+        assert writer is not None  # no split is empty
+        writer.close()

@@ -1,0 +1,121 @@
+"""Opening the rows of a dataset, wherever they are, memory-mapped and batch by batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from elkflow.errors import UserError
+from elkflow.facts import TABLE, generate, load_facts
+from elkflow.settings.data import HubSource, QuestionSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BATCH = 10_000
+READERS = {
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".arrow": "arrow",
+}
+
+
+def open_rows(settings: QuestionSettings, cache: Path | None = None) -> dict[str, "Dataset"]:
+    """The source's rows, under `train` and, where it has them, `val`.
+
+    Text formats are converted once into a memory-mapped file in `cache` (unset: the `datasets` library's own cache).
+
+    Raises:
+        UserError: a file that is missing, empty, truncated or not what its name says; a hub that cannot be reached.
+    """
+    from datasets import Dataset
+
+    if settings.facts is not None:
+        table = Path(settings.facts.table) if settings.facts.table else TABLE
+        return {"train": Dataset(generate(load_facts(table), settings.facts.seed))}
+    if settings.hub is not None:
+        return {part: _from_hub(settings.hub, name) for part, name in settings.hub.splits.items()}
+    paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}
+    return {part: _from_path(Path(path), cache) for part, path in paths.items()}
+
+
+def _from_path(path: Path, cache: Path | None) -> "Dataset":
+    import datasets
+
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.is_dir():
+            rows = datasets.load_from_disk(str(path))
+            if isinstance(rows, datasets.DatasetDict):
+                raise UserError(f"{path}: holds several splits ({', '.join(rows)}); name the folder of one of them")
+            return _not_empty(rows, path)
+        if path.suffix not in READERS:
+            raise UserError(
+                f"{path}: unknown format {path.suffix!r}; known are {', '.join(READERS)}, save_to_disk folders"
+            )
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: empty file")
+        options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        rows = datasets.load_dataset(
+            READERS[path.suffix],
+            data_files={"train": str(path)},
+            split="train",
+            cache_dir=str(cache) if cache else None,
+            **options,
+        )
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read as {path.suffix or 'a save_to_disk folder'} ({_cause(error)})"
+        ) from None
+    return _not_empty(rows, path)
+
+
+def _from_hub(source: HubSource, split: str) -> "Dataset":
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    shown = f"{source.id}{f' ({source.name})' if source.name else ''} at {source.revision}"
+    try:
+        rows = datasets.load_dataset(source.id, source.name, split=split, revision=source.revision)
+    except HfHubHTTPError as error:
+        raise UserError(f"hub dataset {shown}: {_first_line(error)}") from None
+    except (
+        datasets.exceptions.DatasetNotFoundError,
+        datasets.exceptions.DatasetGenerationError,
+        LocalEntryNotFoundError,
+        ConnectionError,
+        OSError,
+        ValueError,
+        pa.ArrowException,
+    ) as error:
+        raise UserError(f"hub dataset {shown}, split {split!r}: {_cause(error)}") from None
+    return _not_empty(rows, f"hub dataset {shown}, split {split!r}")
+
+
+def batches(rows: "Dataset", columns: list[str]) -> Iterator[pa.Table]:
+    """The rows as Arrow tables of `BATCH` rows, in order."""
+    for batch in rows.select_columns(columns).with_format("arrow").iter(BATCH):
+        yield pa.Table.from_batches(batch.to_batches())
+
+
+def _not_empty(rows: "Dataset", where: Any) -> "Dataset":
+    if len(rows) == 0:
+        raise UserError(f"{where}: no rows")
+    return rows
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: `datasets` wraps what went wrong in sentences of its own."""
+    while (inner := error.__cause__ or error.__context__) is not None and not isinstance(error, UserError):
+        error = inner
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

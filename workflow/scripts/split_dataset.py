@@ -1,0 +1,37 @@
+"""Divide a dataset's rows between the probe, the policy and the evaluation."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from elkflow.cli import parse, run, timed
+from elkflow.data import split_dataset
+from elkflow.lineage import write_manifest
+from elkflow.settings.data import SPLITS, QuestionSettings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Split a dataset."""
+
+    settings: QuestionSettings
+    folder: Path
+    sources: list[Path] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write train.parquet, ppo.parquet, val.parquet and manifest.json into the folder."""
+    arguments = parse(Arguments, argv)
+    with timed("split"):
+        facts = split_dataset(arguments.settings, arguments.folder)
+    write_manifest(
+        arguments.folder / "manifest.json",
+        outputs={name: arguments.folder / f"{name}.parquet" for name in SPLITS},
+        inputs={path.name: path for path in arguments.sources},
+        settings=arguments.settings,
+        seed=arguments.settings.split.seed if arguments.settings.split else None,
+        **facts,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
