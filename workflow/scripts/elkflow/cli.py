@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import errno
 import logging
 import sys
 import time
@@ -54,7 +55,7 @@ def _is_structured(hint: Any) -> bool:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script: plain log lines to stderr; a UserError becomes one line and exit code 1."""
+    """Run a script: plain log lines to stderr; what the user can mend is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "httpcore", "fsspec", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -63,6 +64,11 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
     logger.info("finished in %.1f s", time.monotonic() - start)
 

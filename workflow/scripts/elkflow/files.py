@@ -1,5 +1,6 @@
 """Reading and writing artefacts so that a half-written one is never taken for whole."""
 
+import glob
 import hashlib
 import json
 import os
@@ -19,23 +20,33 @@ from elkflow.errors import UserError
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
 
-    Works for files and folders. If the body raises, nothing is left behind and an older `path` stays as it was.
+    Works for files and folders. If the body raises, nothing is left behind and an older `path` stays as it was. A
+    process killed inside leaves its temporary path, which the next writer of the same `path` removes: at any moment
+    `path` is whole or absent.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        _remove(leftover)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
     try:
         yield temporary
         _flush(temporary)
-        if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
+        if temporary.is_dir() and path.exists():  # a folder cannot be renamed over another: move the old one aside
+            os.replace(path, replaced)
         os.replace(temporary, path)
         _flush_entry(path.parent)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+        _remove(replaced)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
