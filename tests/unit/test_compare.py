@@ -1,67 +1,23 @@
 """The comparison: hand-computed differences, fixtures in the formats of the stages before it."""
 
-from pathlib import Path
+from types import SimpleNamespace
 
+import compare as script
 import numpy as np
 import pandas as pd
 import pytest
+import show_verdict
+from finished import PLAN, samples, write_results, write_suite
 
 from elkflow import compare
 from elkflow.errors import UserError
-from elkflow.files import write_json, write_table
+from elkflow.files import read_json
 from elkflow.settings.summary import Plan
-
-
-def samples(task, correct, values=None, parts=None, weights=None):
-    n = len(correct if values is None else values)
-    return pd.DataFrame(
-        {
-            "task": task,
-            "part": parts or [task] * n,
-            "doc_id": range(n),
-            "id": [f"q{i}" for i in range(n)],
-            "label": pd.array([1] * n, dtype="Int64"),
-            "prediction": pd.array([int(bool(c)) for c in (correct if values is None else [0] * n)], dtype="Int64"),
-            "correct": pd.array([None] * n if values is not None else [bool(c) for c in correct], dtype="boolean"),
-            "value": np.array(values if values is not None else correct, dtype=float),
-            "weight": np.array(weights or [1.0] * n),
-            "scores": [[0.0, 0.0]] * n,
-        }
-    )
-
-
-def write_suite(folder: Path, tables: list[pd.DataFrame], metric="acc"):
-    results = {
-        table["task"].iloc[0]: {"metric": metric, "n": len(table), "value": float(table["value"].mean()), "stderr": 0.1}
-        for table in tables
-    }
-    write_json(folder / "results.json", results)
-    write_table(pd.concat(tables, ignore_index=True), folder / "samples.parquet")
-
-
-PLAN = Plan.model_validate(
-    {
-        "groups": [
-            {"runs": ["r"], "policy": "m", "probe": "p", "dataset": "d", "wording": "training", "seeds": [0, 1]}
-        ],
-        "suites": {"target": ["training", "held_out"], "control": []},
-        "probes": ["p"],
-    }
-)
 
 
 @pytest.fixture
 def results(tmp_path):
-    base = [samples("training", [0] * 30 + [1] * 30), samples("held_out", [1, 0] * 30)]
-    write_suite(tmp_path / "evaluations/base/m/d/target", base)
-    write_suite(tmp_path / "evaluations/base/m/d/control", [samples("cloze", [1, 0, 1, 0])])
-    for seed, right in ((0, 60), (1, 54)):
-        tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
-        write_suite(tmp_path / f"evaluations/tuned/r/seed{seed}/target", tuned)
-        write_suite(tmp_path / f"evaluations/tuned/r/seed{seed}/control", [samples("cloze", [1, 1, 1, 0])])
-    for wording in ("training", "held_out"):
-        prompts = pd.DataFrame({"id": [f"q{i}" for i in range(60)], "group": [f"g{i // 2}" for i in range(60)]})
-        write_table(prompts, tmp_path / f"prompts/m/d/{wording}/val.parquet")
+    write_results(tmp_path)
     return tmp_path
 
 
@@ -145,16 +101,46 @@ def test_over_seeds_keeps_every_seed(results):
 
 
 def test_a_thousand_runs_are_a_short_plan():
-    class Run:
-        policy, probe, dataset, wording, seeds = "m", "p", "d", "training", (0, 1, 2)
-
-    class Suites:
-        suites: dict = {}
-
-    class Config:
-        runs = {f"sweep+learning_rate={i}": Run() for i in range(1000)}
-        evaluation = Suites()
-        probes = {"p": None}
-
-    plan = Plan.of(Config())
+    run = SimpleNamespace(policy="m", probe="p", dataset="d", wording="training", seeds=(0, 1, 2))
+    runs = {f"sweep+learning_rate={i}": run for i in range(1000)}
+    plan = Plan.of(SimpleNamespace(runs=runs, evaluation=SimpleNamespace(suites={}), probes={"p": None}))
     assert len(plan.model_dump_json()) < 60_000 and len(plan.trainings()) == 3000
+
+
+def run_script(results):
+    folder = results / "summary"
+    script.main(["--settings", PLAN.model_dump_json(), "--results", str(results), "--output", str(folder)])
+    return folder
+
+
+def test_the_script_writes_the_verdict_tables_and_figures(results):
+    folder = run_script(results)
+    verdict = read_json(folder / "verdict.json")
+    wanted = ["task", "run", "seed", "n", "base", "tuned", "difference", "ci_low", "ci_high", "p_value"]
+    assert len(verdict["evaluations"]) == 6 and all(set(wanted) <= set(row) for row in verdict["evaluations"])
+    probe = verdict["probes"][0]
+    assert (probe["probe"], probe["method"], probe["layer"], probe["auroc"]) == ("p", "logistic", 2, 0.97)
+    assert probe["baselines"]["zero_shot"]["auroc"] == 0.51
+    for name in ("before_after", "training", "layers"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "vega" in (folder / f"{name}.html").read_text()
+    table = pd.read_csv(folder / "comparison.csv")
+    assert table["difference"].tolist() == [row["difference"] for row in verdict["evaluations"]]
+    text = (folder / "comparison.md").read_text()
+    assert "+50.0 [" in text and "within noise" in text and "< 0.001" in text
+    assert "the model's own zero-shot answer" in (folder / "probes.md").read_text()
+
+
+def test_a_second_run_gives_the_same_bytes(results):
+    first = {path.name: path.read_bytes() for path in run_script(results).iterdir()}
+    second = {path.name: path.read_bytes() for path in run_script(results).iterdir()}
+    assert first == second
+
+
+def test_the_printed_table_says_and_knows(results, capsys):
+    folder = run_script(results)
+    show_verdict.main(["--verdict", str(folder / "verdict.json")])
+    printed = capsys.readouterr().out
+    lines = {line[:26].strip(): line[26:].split("  ") for line in printed.splitlines()}
+    assert "50.0 %" in lines["what the model says"] and "93.0 %" in "  ".join(lines["what the model knows"])
+    assert "r, seed 0: 60 questions never trained on" in printed and "AUROC 0.970 [0.950, 0.990]" in printed

@@ -31,7 +31,7 @@ def compare(plan: Plan, results: Path) -> pd.DataFrame:
     read_groups = lru_cache(maxsize=None)(_read_groups)
     rows = []
     for training in plan.trainings():
-        tests = []
+        tests: list[dict[str, Any]] = []
         for suite, wordings in plan.suites.items():
             base = read(base_folder(results, training, suite))
             tuned = _read_suite(tuned_folder(results, training, suite))

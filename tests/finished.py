@@ -1,0 +1,114 @@
+"""A results folder as the stages would leave it, without any model: made-up answers with known counts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from elkflow.files import write_json, write_table
+from elkflow.lineage import write_manifest
+from elkflow.settings.summary import Plan
+
+PLAN = Plan.model_validate(
+    {
+        "groups": [
+            {"runs": ["r"], "policy": "m", "probe": "p", "dataset": "d", "wording": "training", "seeds": [0, 1]}
+        ],
+        "suites": {"target": ["training", "held_out"], "control": []},
+        "probes": ["p"],
+    }
+)
+QUESTIONS = 60
+
+
+def samples(task, correct=None, values=None, parts=None, weights=None):
+    """Answers to one task: right or wrong as `correct` says, or with a metric's `values`."""
+    n = len(correct if values is None else values)
+    right = [None] * n if values is not None else [bool(c) for c in correct]
+    labels = [i % 2 for i in range(n)]
+    chosen = (
+        [None] * n
+        if values is not None
+        else [label if c else 1 - label for label, c in zip(labels, right, strict=True)]
+    )
+    return pd.DataFrame(
+        {
+            "task": task,
+            "part": parts or [task] * n,
+            "doc_id": range(n),
+            "id": [f"q{i}" for i in range(n)],
+            "label": pd.array(labels, dtype="Int64"),
+            "prediction": pd.array(chosen, dtype="Int64"),
+            "correct": pd.array(right, dtype="boolean"),
+            "value": np.array(values if values is not None else correct, dtype=float),
+            "weight": np.array(weights or [1.0] * n),
+            "scores": [[-0.5, -1.0]] * n,
+        }
+    )
+
+
+def write_suite(folder: Path, tables: list[pd.DataFrame], metric="acc", inputs=None):
+    results = {
+        table["task"].iloc[0]: {
+            "metric": metric,
+            "n": len(table),
+            "value": float(table["value"].mean()),
+            "stderr": 0.1,
+            "higher_is_better": metric != "bits_per_byte",
+        }
+        for table in tables
+    }
+    write_json(folder / "results.json", results)
+    write_table(pd.concat(tables, ignore_index=True), folder / "samples.parquet")
+    outputs = {"results": folder / "results.json", "samples": folder / "samples.parquet"}
+    write_manifest(folder / "manifest.json", outputs=outputs, inputs=inputs or {})
+
+
+def write_results(results: Path) -> None:
+    """Run r on model m and probe p: base at one half, seed 0 all right, seed 1 nine in ten; wordings and a control."""
+    write_suite(
+        results / "evaluations/base/m/d/target",
+        [samples("training", [0] * 30 + [1] * 30), samples("held_out", [1, 0] * 30)],
+    )
+    write_suite(results / "evaluations/base/m/d/control", [samples("cloze", [1, 0, 1, 0])])
+    for seed, right in ((0, 60), (1, 54)):
+        folder = results / f"evaluations/tuned/r/seed{seed}"
+        tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
+        write_suite(folder / "target", tuned)
+        write_suite(folder / "control", [samples("cloze", [1, 1, 1, 0])])
+        steps = [{"step": i, "reward": 0.5 + 0.05 * i, "gold_accuracy": 0.5 + 0.04 * i} for i in range(10)]
+        path = results / f"runs/r/seed{seed}/metrics.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    ids = [f"q{i}" for i in range(QUESTIONS)]
+    for wording in ("training", "held_out"):
+        prompts = {"id": ids, "group": [f"g{i // 2}" for i in range(QUESTIONS)], "label": [0, 1] * (QUESTIONS // 2)}
+        write_table(pd.DataFrame(prompts), results / f"prompts/m/d/{wording}/val.parquet")
+    write_probe(results / "probes/p")
+
+
+def figures(auroc, accuracy):
+    return {
+        "auroc": auroc,
+        "auroc_low": auroc - 0.02,
+        "auroc_high": min(1, auroc + 0.02),
+        "accuracy": accuracy,
+        "accuracy_low": accuracy - 0.02,
+        "accuracy_high": accuracy + 0.02,
+    }
+
+
+def write_probe(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    write_json(folder / "probe.json", {"method": "logistic", "layer": 2, "metrics": figures(0.97, 0.93)})
+    rows = [
+        {"method": method, "layer": layer, "part": part, **figures(0.5 + best * layer, 0.5 + best * layer)}
+        for method, best in (("logistic", 0.15), ("ccs", 0.1))
+        for layer in range(4)
+        for part in ("selection", "val")
+    ]
+    pd.DataFrame(rows).to_csv(folder / "layers.csv", index=False)
+    controls = [{"control": "majority", "auroc": 0.5, "accuracy": 0.5}, {"control": "zero_shot", **figures(0.51, 0.5)}]
+    pd.DataFrame(controls).to_csv(folder / "controls.csv", index=False)
+    write_manifest(folder / "manifest.json", outputs={"probe": folder / "probe.json"}, inputs={})

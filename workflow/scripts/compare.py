@@ -1,0 +1,58 @@
+"""Compare base and tuned models and write the summary: verdict, tables and figures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from elkflow import plots, tables
+from elkflow.cli import parse, run, timed
+from elkflow.files import atomic, write_json, write_text
+from elkflow.lineage import write_manifest
+from elkflow.settings.summary import Plan
+from elkflow.summary import gather, manifests, read_layers, read_steps
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line of this script."""
+
+    settings: Plan
+    results: Path  # folder with the stages' results
+    output: Path  # folder of the summary
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(Arguments, argv)
+    plan, out = arguments.settings, arguments.output
+    with timed("comparing"):
+        verdict = gather(plan, arguments.results)
+    comparison = pd.DataFrame(verdict["evaluations"])
+    for name, rows in (
+        ("comparison", tables.comparison_rows(comparison)),
+        ("probes", tables.probe_rows(verdict["probes"])),
+    ):
+        write_text(out / f"{name}.md", tables.markdown(rows))
+    for name, table in (("comparison", comparison), ("probes", tables.flat_probes(verdict["probes"]))):
+        with atomic(out / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    with timed("drawing"):
+        chosen = {probe["probe"]: (probe["method"], probe["layer"]) for probe in verdict["probes"]}
+        figures = {
+            "before_after": plots.before_after(comparison),
+            "training": plots.training(read_steps(plan, arguments.results)),
+            "layers": plots.layers(read_layers(plan, arguments.results), chosen),
+        }
+        for name, chart in figures.items():
+            plots.save(chart, out / f"{name}.png", out / f"{name}.html")
+    write_json(out / "verdict.json", verdict)
+    write_manifest(
+        out / "manifest.json",
+        outputs={name: out / name for name in ("verdict.json", "comparison.csv", "probes.csv")},
+        inputs=manifests(plan, arguments.results),
+        settings=plan,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

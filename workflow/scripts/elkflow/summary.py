@@ -1,0 +1,77 @@
+"""The verdict: what the model says, what it knows, what the tuned model says, gathered from the stages' files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from elkflow.compare import base_folder, compare, over_seeds, tuned_folder
+from elkflow.errors import UserError
+from elkflow.files import read_json
+from elkflow.settings.summary import Plan
+
+INTERVALS = ("auroc", "accuracy", "ece")
+
+
+def gather(plan: Plan, results: Path) -> dict[str, Any]:
+    """The verdict as plain JSON: `evaluations`, `seeds`, `probes`, `trainings` (see docs of the report)."""
+    comparison = compare(plan, results)
+    probes = [read_probe(results / "probes" / name, name) for name in plan.probes]
+    return {
+        "format": 1,
+        "evaluations": comparison.to_dict("records"),
+        "seeds": over_seeds(comparison).to_dict("records"),
+        "probes": probes,
+        "trainings": [training.model_dump() for training in plan.trainings()],
+    }
+
+
+def read_probe(folder: Path, name: str) -> dict[str, Any]:
+    """One probe's figures on val, with its baselines beside it."""
+    probe = read_json(folder / "probe.json")
+    controls = pd.read_csv(folder / "controls.csv")
+    figures = _figures(pd.Series(probe["metrics"]))
+    return {
+        "probe": name,
+        "method": probe["method"],
+        "layer": probe["layer"],
+        **figures,
+        "baselines": {row["control"]: _figures(row) for _, row in controls.iterrows()},
+    }
+
+
+def _figures(row: pd.Series) -> dict[str, float]:
+    names = [f"{metric}{end}" for metric in INTERVALS for end in ("", "_low", "_high")]
+    return {name: float(row[name]) for name in names if name in row and pd.notna(row[name])}
+
+
+def read_steps(plan: Plan, results: Path) -> pd.DataFrame:
+    """Every run's metrics.jsonl, one row a step, with columns run and seed."""
+    tables = []
+    for training in plan.trainings():
+        path = results / "runs" / training.run / f"seed{training.seed}" / "metrics.jsonl"
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: not valid JSON lines ({error})") from None
+        tables.append(pd.DataFrame(rows).assign(run=training.run, seed=training.seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_layers(plan: Plan, results: Path) -> pd.DataFrame:
+    """Every probe's layers.csv, one row a probe, method and layer, on the val rows."""
+    tables = [pd.read_csv(results / "probes" / name / "layers.csv").assign(probe=name) for name in plan.probes]
+    table = pd.concat(tables, ignore_index=True)
+    return table[table["part"] == "val"]
+
+
+def manifests(plan: Plan, results: Path) -> dict[str, Path]:
+    """The manifests behind the verdict, by the folder they describe: where a walk back to the data starts."""
+    folders = [results / "probes" / name for name in plan.probes]
+    for training in plan.trainings():
+        for suite in plan.suites:
+            folders += [base_folder(results, training, suite), tuned_folder(results, training, suite)]
+    return {folder.relative_to(results).as_posix(): folder / "manifest.json" for folder in folders}

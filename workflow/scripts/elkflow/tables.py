@@ -1,0 +1,158 @@
+"""Tables for people: Markdown for files, plain lines for the terminal."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+BASELINES = {
+    "majority": "always the more frequent answer",
+    "word_overlap": "shared words",
+    "bag_of_words": "bag of words",
+    "zero_shot": "the model's own zero-shot answer",
+    "random_directions": "random directions",
+    "shuffled_labels": "shuffled labels",
+}
+"""Controls beside every probe, in the words of the report."""
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """A Markdown table; columns are the first row's keys."""
+    if not rows:
+        return "(nothing)\n"
+    cells = [[str(value).replace("|", "\\|") for value in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def plain(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def number(value: float, metric: str) -> str:
+    """Accuracies in percent, other metrics as they are."""
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.3f}"
+
+
+def gain(value: float, low: float, high: float, metric: str) -> str:
+    """A difference and its interval: `+41.2 [37.8, 44.6] points`."""
+    if is_share(metric):
+        return f"{100 * value:+.1f} [{100 * low:.1f}, {100 * high:.1f}] points"
+    return f"{value:+.3f} [{low:.3f}, {high:.3f}]"
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of questions or of probability, best told in percent."""
+    return metric.startswith(("acc", "mc", "exact_match", "f1"))
+
+
+def p_value(value: float) -> str:
+    """A p-value as papers print it."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def judgement(row: Any) -> str:
+    """One word or two about a difference."""
+    if row["within_noise"]:
+        return "within noise"
+    return "better" if (row["difference"] > 0) == bool(row["higher_is_better"]) else "worse"
+
+
+def comparison_rows(comparison: pd.DataFrame) -> list[dict[str, str]]:
+    """The comparison as cells of text."""
+    return [
+        {
+            "run": row["run"],
+            "seed": str(row["seed"]),
+            "task": row["task"],
+            "questions": str(row["n"]),
+            "metric": row["metric"],
+            "base": number(row["base"], row["metric"]),
+            "tuned": number(row["tuned"], row["metric"]),
+            "difference [95 %]": gain(row["difference"], row["ci_low"], row["ci_high"], row["metric"]),
+            "p": p_value(row["p_value"]),
+            "p (Holm)": p_value(row["p_holm"]),
+            "verdict": judgement(row),
+        }
+        for row in comparison.to_dict("records")
+    ]
+
+
+def probe_rows(probes: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Every probe and, under it, its baselines, as cells of text."""
+    rows = []
+    for probe in probes:
+        name = f"{probe['method']}, layer {probe['layer']}"
+        rows.append(_probe_row(f"**{probe['probe']}**", f"**{name}**", probe))
+        rows += [
+            _probe_row(probe["probe"], BASELINES.get(key, key), entry) for key, entry in probe["baselines"].items()
+        ]
+    return rows
+
+
+def _probe_row(probe: str, what: str, figures: dict[str, Any]) -> dict[str, str]:
+    auroc, low, high = (figures.get(key) for key in ("auroc", "auroc_low", "auroc_high"))
+    shown = "" if auroc is None else f"{auroc:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    accuracy = figures.get("accuracy")
+    return {
+        "probe": probe,
+        "what decides": what,
+        "AUROC [95 %]": shown,
+        "accuracy": "" if accuracy is None else f"{100 * accuracy:.1f} %",
+    }
+
+
+def flat_probes(probes: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Probes and baselines as numbers: one row each, `control` empty for the probe itself."""
+    rows = []
+    for probe in probes:
+        figures = {key: value for key, value in probe.items() if key != "baselines"}
+        rows.append({"probe": probe["probe"], "control": ""} | figures)
+        rows += [{"probe": probe["probe"], "control": name} | entry for name, entry in probe["baselines"].items()]
+    return pd.DataFrame(rows)
+
+
+def verdict_text(verdict: dict[str, Any]) -> str:
+    """The verdict as a few lines for the terminal: one block a run and seed."""
+    probes = {probe["probe"]: probe for probe in verdict["probes"]}
+    blocks = []
+    for training in verdict["trainings"]:
+        rows = [
+            row for row in verdict["evaluations"] if (row["run"], row["seed"]) == (training["run"], training["seed"])
+        ]
+        shown = [row for row in rows if row["kind"] != "general"] + [row for row in rows if row["kind"] == "general"]
+        probe = probes[training["probe"]]
+        knows = [number(probe["accuracy"], "acc") if row["kind"] == "training" else "" for row in shown]
+        table = [
+            ["", *(f"{row['task']}" for row in shown)],
+            ["what the model says", *(number(row["base"], row["metric"]) for row in shown)],
+            ["what the model knows", *knows],
+            ["what the tuned model says", *(number(row["tuned"], row["metric"]) for row in shown)],
+            ["  gain", *(_signed(row["difference"], row["metric"]) for row in shown)],
+            ["  95 % interval", *(_bounds(row) for row in shown)],
+            ["  p (Holm)", *(p_value(row["p_holm"]) for row in shown)],
+        ]
+        n = max((row["n"] for row in shown if row["kind"] != "general"), default=0)
+        blocks.append(
+            f"{training['run']}, seed {training['seed']}: {n} questions never trained on\n{plain(table)}\n"
+            f"probe {probe['probe']}: {probe['method']}, layer {probe['layer']}, "
+            f"AUROC {probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
+        )
+    return "\n\n".join(blocks)
+
+
+def _signed(value: float, metric: str) -> str:
+    return f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
+
+
+def _bounds(row: dict[str, Any]) -> str:
+    low, high = (f"{100 * row[k]:+.1f}" if is_share(row["metric"]) else f"{row[k]:+.3f}" for k in ("ci_low", "ci_high"))
+    return f"[{low}, {high}]"
