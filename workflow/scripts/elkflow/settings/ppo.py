@@ -36,7 +36,9 @@ class LoRASettings(Settings):
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in front of each adapter, while training."""
-    targets: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_targets)] = ["q_proj", "v_proj"]
+    targets: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_targets)] = Field(
+        default=["q_proj", "v_proj"], min_length=1
+    )
     """Module names, `q,v` for short, or `all-linear`."""
 
 
@@ -205,7 +207,7 @@ class RunSettings(Settings):
     reward: str = Field(default="table", pattern=r"^(table|online|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
     """`table`: every allowed answer scored beforehand; `online`: the probe reads each response; or your own
     `module:function`, called as `function(prompts, responses)`, which returns one number a response."""
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = ["tensorboard"]
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default=["tensorboard"])
     """Where figures go besides metrics.jsonl."""
     ppo: PPOSettings
     """Hyperparameters."""
