@@ -176,6 +176,11 @@ def generate(facts: Sequence[dict[str, str]], seed: int = 0) -> pa.Table:
     )
 
 
+def rows_per_country() -> int:
+    """Questions about each country."""
+    return 2 * sum(len(phrasings) for phrasings in SENTENCES.values())
+
+
 def _matched(sentence: str, wrong: list[str], right: list[str], draw: random.Random) -> tuple[str, str]:
     """Draw one of `wrong` and one of `right`, rather such as share the same part of their words with the sentence."""
     far = [

@@ -156,6 +156,17 @@ class QuestionSettings(Settings):
         return [self.path] if self.path else [self.facts.table] if self.facts and self.facts.table else []
 
 
+class ChatSettings(Settings):
+    """The part of a model's section that decides how prompts are wrapped."""
+
+    chat: bool = False
+    """Use the tokenizer's chat template."""
+    system_prompt: str | None = None
+    """Its system turn; empty: an empty turn; unset: none."""
+    trust_remote_code: bool = False
+    """Needed where the tokenizer is code."""
+
+
 class RenderSettings(Settings):
     """How the questions of one wording become prompts for one model."""
 

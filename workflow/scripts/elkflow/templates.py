@@ -1,0 +1,130 @@
+"""Prompt templates in promptsource's YAML, read as they are and rendered in Jinja2's sandbox.
+
+Reference: Bach et al., "PromptSource: An Integrated Development Environment and Repository for Natural Language
+Prompts" (ACL 2022). A template holds the question and, after `|||`, the right answer; `answer_choices` lists what may
+be answered, in the order of the labels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import yaml
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from elkflow.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[2] / "prompts"
+BAR = "|||"
+SHIELD = (
+    "\ue000\ue000\ue000"  # stands for a bar in the data while a template is rendered: it is split at bars afterwards
+)
+BUILT_IN = frozenset({"answer_choices", "zip", "range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that takes promptsource's two tags for plain mappings."""
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+
+
+def _most_frequent(items: list[Any]) -> list[Any]:
+    """The items that occur most often, as promptsource defines it."""
+    counts = {item: items.count(item) for item in items}
+    return [item for item, count in counts.items() if count == max(counts.values())]
+
+
+def _environment() -> jinja2.Environment:
+    # What promptsource's templates use beside Jinja itself: `zip`, and three filters. `choice` would draw at random.
+    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    environment.globals["zip"] = zip
+    environment.filters["most_frequent"] = _most_frequent
+    return environment
+
+
+ENVIRONMENT = _environment()
+
+
+@dataclass(frozen=True)
+class Template:
+    """One template: `jinja` is the question, `|||`, the right answer."""
+
+    name: str
+    jinja: str
+    answer_choices: str | None
+    """The answers between bars, themselves a Jinja template; None: open answers."""
+
+    @cached_property
+    def _compiled(self) -> tuple[jinja2.Template, jinja2.Template | None]:
+        choices = self.answer_choices
+        return ENVIRONMENT.from_string(self.jinja), ENVIRONMENT.from_string(choices) if choices else None
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Names of the columns it reads."""
+        source = self.jinja + (self.answer_choices or "")
+        return frozenset(jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(source))) - BUILT_IN
+
+    def render(self, row: Mapping[str, Any]) -> tuple[str, str | None, list[str] | None]:
+        """Question, right answer and possible answers of a row; the latter two None where the template has none.
+
+        Raises:
+            jinja2.TemplateError: a name that the row lacks, or an operation the sandbox forbids.
+        """
+        body, choices = self._compiled
+        values = {name: value.replace(BAR, SHIELD) if isinstance(value, str) else value for name, value in row.items()}
+        answers = None
+        if choices is not None:
+            answers = values["answer_choices"] = [part.strip() for part in choices.render(values).split(BAR)]
+        question, bar, right = body.render(values).partition(BAR)
+        return (
+            question.strip().replace(SHIELD, BAR),
+            right.strip().replace(SHIELD, BAR) if bar else None,
+            [answer.replace(SHIELD, BAR) for answer in answers] if answers is not None else None,
+        )
+
+
+def load_template(name: str) -> Template:
+    """The template called `file` or `file:template name`.
+
+    Raises:
+        UserError: no such file or template, several where one is meant, or one that is not valid.
+    """
+    path, wanted = locate(name)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        found = [_template(entry) for entry in content["templates"].values()]
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise UserError(f"template {name!r}: no file {path}; workflow/prompts has {known}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a file of promptsource templates ({reason})") from None
+    chosen = [template for template in found if wanted in (None, template.name)]
+    if len(chosen) != 1:
+        names = ", ".join(repr(template.name) for template in found)
+        raise UserError(f"template {name!r}: {path} holds {names}; name one of them as file:name")
+    try:
+        _ = chosen[0]._compiled
+    except jinja2.TemplateError as error:
+        raise UserError(f"{path}: template {chosen[0].name!r} is not valid Jinja ({error})") from None
+    return chosen[0]
+
+
+def locate(name: str) -> tuple[Path, str | None]:
+    """File and template name behind `file`, `file:template name` or a path ending in .yaml."""
+    file, _, wanted = name.partition(":")
+    return (Path(file) if file.endswith((".yaml", ".yml")) else FOLDER / f"{file}.yaml"), wanted or None
+
+
+def _template(entry: Mapping[str, Any]) -> Template:
+    choices = entry.get("answer_choices")
+    if isinstance(choices, list):  # promptsource's first versions
+        choices = f" {BAR} ".join(choices)
+    return Template(entry["name"], entry["jinja"], choices)
