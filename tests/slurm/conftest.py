@@ -1,0 +1,146 @@
+"""A private Slurm for the tests of this folder, and a user's way of driving the workflow on it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).with_name("cluster.sh")
+PACKAGES = "munge slurmctld slurmd slurm-client slurm-wlm-basic-plugins"
+
+
+@dataclass
+class Cluster:
+    """A running Slurm: two CPU nodes, two GPU nodes of four invented GPUs."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which Slurm's commands speak to it, and Snakemake is found."""
+        programs = f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | {"PATH": programs}
+
+    def run(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    def restart_controller(self, outage: float) -> None:
+        """Stop slurmctld, leave the cluster without it for `outage` seconds, start it again."""
+        subprocess.run([SCRIPT, "restart", self.folder, str(outage)], check=True)
+
+    def node_of(self, job: str) -> str:
+        return self.run("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%N")
+
+    def states(self) -> dict[str, str]:
+        """State of every job that Slurm remembers."""
+        lines = self.run("squeue", "--noheader", "--states", "all", "--format", "%i %T").splitlines()
+        return dict(line.split() for line in lines)
+
+    def processes(self, job: str, script: str) -> list[int]:
+        """Processes of a job whose command line names `script`."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            in_job = f"SLURM_JOB_ID={job}".encode() in environment
+            if in_job and any(part.endswith(script.encode()) for part in arguments[:3]):
+                found.append(int(entry.name))
+        return found
+
+    def signal(self, job: str, script: str, number: signal.Signals) -> None:
+        processes = self.processes(job, script)
+        assert processes, f"job {job} runs no {script}"
+        for process in processes:
+            os.kill(process, number)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not _found(name)]:
+        message = f"no Slurm here ({', '.join(missing)} missing): apt-get install {PACKAGES}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    # sockets need a short path
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"))
+    subprocess.run([SCRIPT, "up", folder], check=True)
+    try:
+        yield Cluster(folder)
+    finally:
+        subprocess.run([SCRIPT, "down", folder], check=True)
+        shutil.rmtree(folder)
+
+
+def _found(name: str) -> bool:
+    return bool(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"))
+
+
+def edited_profile(folder: Path, **block: str | int) -> Path:
+    """A copy of the Slurm profile with the values of its one block changed, as a user would."""
+    text = (ROOT / "profiles" / "slurm" / "profile.v9+.yaml").read_text(encoding="utf-8")
+    for name, value in block.items():
+        shown = f'"{value}"' if isinstance(value, str) else value
+        text, count = re.subn(rf"^(  {name}: )\S+", rf"\g<1>{shown}", text, flags=re.MULTILINE)
+        assert count == 1, f"the profile's block has no {name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "profile.v9+.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+@dataclass
+class Run:
+    """`snakemake --profile …` on the cluster, in the background or to its end."""
+
+    cluster: Cluster
+    folder: Path
+    profile: Path
+    arguments: list[str] = field(default_factory=list)
+    process: subprocess.Popen | None = None
+
+    def start(self, *arguments: str) -> "Run":
+        log = (self.folder / "snakemake.log").open("w")
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *self.arguments]
+        command += ["--profile", str(self.profile), *arguments]
+        # the profile is kind to a real controller; this one has nothing else to do
+        command += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "20"]
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        return self
+
+    @property
+    def text(self) -> str:
+        return (self.folder / "snakemake.log").read_text()
+
+    def finish(self, seconds: float = 600) -> int:
+        """Exit code."""
+        assert self.process
+        return self.process.wait(seconds)
+
+    def jobs(self) -> dict[str, str]:
+        """Slurm's job id of each submitted job, by its Slurm log folder, e.g. `rule_train_ppo/quick_0`."""
+        pattern = r"SLURM jobid (\d+) \(log: \S*?/logs/slurm/(\S+)/\d+\.log\)"
+        return {folder: job for job, folder in re.findall(pattern, self.text)}
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120, run: Run | None = None) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if run and run.process and run.process.poll() is not None:
+            raise AssertionError(f"Snakemake ended before {what}:\n{run.text}")
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds} s in vain for {what}\n{run.text if run else ''}")
+        time.sleep(0.2)
