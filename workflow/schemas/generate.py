@@ -1,4 +1,4 @@
-"""Write config/README.md and config.schema.json from the config's pydantic models: `python workflow/schemas/generate.py`.
+"""Write config/README.md and config.schema.json from the settings (`python workflow/schemas/generate.py`).
 
 With `--check` nothing is written, and the exit code says whether both files are what the models say.
 """
@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from elkflow.config import Config  # noqa: E402
 from elkflow.settings.data import DatasetSettings  # noqa: E402
-from elkflow.settings.ppo import RunSettings  # noqa: E402
+from elkflow.settings.ppo import LoRASettings, RunSettings  # noqa: E402
 
 INTRODUCTION = """\
 # Config reference
@@ -36,8 +36,8 @@ An editor checks a config while it is written if its first line is
 Names (of models, datasets, probes, runs, suites, wordings) become parts of paths: letters, digits and `. _ = + -`.
 
 **Sweeps.** Inside `runs`, a list in the place of one value makes one run of each value, named after it:
-`kl_coefficient: [0.05, 0.2]` under `quickstart` makes `quickstart+kl_coefficient=0.05` and
-`quickstart+kl_coefficient=0.2`. Several lists make every combination.
+`clip: [0.1, 0.2]` in the `ppo` section of `quickstart` makes `quickstart+clip=0.1` and
+`quickstart+clip=0.2`. Several lists make every combination.
 """
 
 
@@ -121,18 +121,16 @@ def schema() -> dict[str, Any]:
     for model in {model for _, model in sections(RunSettings)}:
         swept = definitions[model.__name__]["properties"]
         for key, value in swept.items():
-            if "$ref" not in value and not any(part.get("type") == "array" for part in _alternatives(value)):
+            parts = value.get("anyOf", [value])
+            if not any("$ref" in part or part.get("type") == "array" for part in parts):
                 swept[key] = _with_list(value)
+    definitions[LoRASettings.__name__]["properties"]["targets"]["anyOf"].append({"type": "string"})  # `q,v` for short
     dataset = definitions[DatasetSettings.__name__]["properties"]
     dataset["catalog"] = {"type": "string", "description": "An entry of config/datasets/; keys given here override it."}
-    dataset["wordings"]["additionalProperties"] = {
-        "anyOf": [{"type": "string"}, dataset["wordings"]["additionalProperties"]]
-    }
+    wordings = dataset["wordings"]["patternProperties"]
+    for pattern, value in wordings.items():
+        wordings[pattern] = {"anyOf": [{"type": "string"}, value]}
     return whole
-
-
-def _alternatives(value: dict[str, Any]) -> list[dict[str, Any]]:
-    return value.get("anyOf", [value])
 
 
 def _with_list(value: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The one exception that is a message to the user, and how a failed validation becomes one."""
 
 import difflib
+import re
 import types
 import typing
 from typing import Any
@@ -33,6 +34,7 @@ def explain(error: "ValidationError", model: Any = None) -> str:
         keys += [last] if first["type"] in ("missing", "extra_forbidden") or _inside(annotation, last)[1] else []
     place = ".".join(_printable(key) for key in keys)
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    message = re.sub(r"a valid dictionary or instance of \w+", "a section", message)
     if first["type"] == "extra_forbidden":
         message = f"there is no such key{_suggestion(str(first['loc'][-1]), _known(annotation))}"
     elif first["type"] == "missing":
@@ -43,9 +45,9 @@ def explain(error: "ValidationError", model: Any = None) -> str:
 
 
 def _printable(key: Any) -> str:
-    """A key as one visible piece of a line: quoted where it has control characters or is unreasonably long."""
+    """A key as one visible word of a line: quoted where it is none, and cut where it is unreasonably long."""
     text = str(key)
-    return text if text.isprintable() and len(text) <= 80 else f"{text!r:.80}"
+    return text if re.fullmatch(r"[\w./+=-]{1,80}", text) else f"{text!r:.80}"
 
 
 def _suggestion(key: str, known: list[str]) -> str:

