@@ -77,7 +77,9 @@ def write_results(results: Path) -> None:
         tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
         write_suite(folder / "target", tuned)
         write_suite(folder / "control", [samples("cloze", [1, 1, 1, 0])])
-        steps = [{"step": i, "reward": 0.5 + 0.05 * i, "gold_accuracy": 0.5 + 0.04 * i} for i in range(10)]
+        steps = [
+            {"step": i, "reward": 0.5 + 0.05 * i, "gold_accuracy": 0.5 + 0.04 * i, "valid": 1.0} for i in range(10)
+        ]
         path = results / f"runs/r/seed{seed}/metrics.jsonl"
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(step) + "\n" for step in steps))
@@ -85,6 +87,10 @@ def write_results(results: Path) -> None:
     for wording in ("training", "held_out"):
         prompts = {"id": ids, "group": [f"g{i // 2}" for i in range(QUESTIONS)], "label": [0, 1] * (QUESTIONS // 2)}
         write_table(pd.DataFrame(prompts), results / f"prompts/m/d/{wording}/val.parquet")
+    rewards = {"id": ids, "rewards": [[0.9, 0.1] if i % 2 == 0 else [0.2, 0.8] for i in range(QUESTIONS)]}
+    for row in range(6):  # the probe is wrong about the first six questions
+        rewards["rewards"][row] = rewards["rewards"][row][::-1]
+    write_table(pd.DataFrame(rewards), results / "rewards/p/d/val.parquet")
     write_probe(results / "probes/p")
 
 

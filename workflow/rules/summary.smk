@@ -41,6 +41,7 @@ rule compare:
             "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
         ),
         metrics=of_trainings("<results>/runs/{run}/seed{seed}/metrics.jsonl"),
+        rewards=of_trainings("<results>/rewards/{probe}/{dataset}/val.parquet"),
         probes=expand("<results>/probes/{probe}/probe.json", probe=PLAN.probes),
         layers=expand("<results>/probes/{probe}/layers.csv", probe=PLAN.probes),
         controls=expand("<results>/probes/{probe}/controls.csv", probe=PLAN.probes),

@@ -27,19 +27,19 @@ def compare(plan: Plan, results: Path) -> pd.DataFrame:
     Raises:
         UserError: base and tuned model were not asked the same questions.
     """
-    read = lru_cache(maxsize=None)(_read_suite)  # base models are shared by many runs
-    read_groups = lru_cache(maxsize=None)(_read_groups)
+    read = lru_cache(maxsize=None)(read_suite)  # base models are shared by many runs
+    groups_of = lru_cache(maxsize=None)(group_of)
     rows = []
     for training in plan.trainings():
         tests: list[dict[str, Any]] = []
         for suite, wordings in plan.suites.items():
             base = read(base_folder(results, training, suite))
-            tuned = _read_suite(tuned_folder(results, training, suite))
+            tuned = read_suite(tuned_folder(results, training, suite))
             for task, facts in base[0].items():
                 kind = "general" if task not in wordings else "training" if task == training.wording else "held_out"
                 row = {"run": training.run, "seed": training.seed, "suite": suite, "task": task, "kind": kind}
                 first, second = paired(base[1], tuned[1], task)
-                groups = first["id"].map(read_groups(questions(results, training, task))) if task in wordings else None
+                groups = first["id"].map(groups_of(questions(results, training, task))) if task in wordings else None
                 tests.append(row | _facts(facts) | difference(first, second, groups, plan.resamples))
         for test, corrected in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
             test["p_holm"] = float(corrected)
@@ -63,13 +63,14 @@ def questions(results: Path, training: Training, wording: str) -> Path:
     return results / "prompts" / training.policy / training.dataset / wording / "val.parquet"
 
 
-def _read_groups(prompts: Path) -> dict[str, str]:
+def group_of(prompts: Path) -> dict[str, str]:
     """Question id to its group: questions about one country stand or fall together."""
     table = read_table(prompts, ["id", "group"]).to_pydict()
     return dict(zip(map(str, table["id"]), map(str, table["group"]), strict=True))
 
 
-def _read_suite(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+def read_suite(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Results and samples of one suite."""
     columns = [*KEYS, "id", "label", "prediction", "correct", "value", "weight"]
     return read_json(folder / "results.json"), read_table(folder / "samples.parquet", columns).to_pandas()
 

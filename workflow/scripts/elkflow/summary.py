@@ -4,27 +4,75 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from elkflow.compare import base_folder, compare, over_seeds, tuned_folder
+from elkflow.compare import base_folder, compare, group_of, over_seeds, paired, questions, read_suite, tuned_folder
+from elkflow.diagnosis import agreement, exploits, outcome, trend
 from elkflow.errors import UserError
-from elkflow.files import read_json
-from elkflow.settings.summary import Plan
+from elkflow.files import read_json, read_table
+from elkflow.settings.summary import Plan, Training
 
 INTERVALS = ("auroc", "accuracy", "ece")
 
 
 def gather(plan: Plan, results: Path) -> dict[str, Any]:
-    """The verdict as plain JSON: `evaluations`, `seeds`, `probes`, `trainings` (see docs of the report)."""
+    """The verdict as plain JSON.
+
+    Keys: `evaluations`, a row for every run, seed and task (see `compare.compare`); `seeds`, the same over seeds;
+    `probes`, each with its baselines; `trainings`, a row for every run and seed with its diagnosis.
+    """
     comparison = compare(plan, results)
     probes = [read_probe(results / "probes" / name, name) for name in plan.probes]
+    steps = read_steps(plan, results)
+    trainings = []
+    for training in plan.trainings():
+        own = [
+            table[(table["run"] == training.run) & (table["seed"] == training.seed)] for table in (comparison, steps)
+        ]
+        trainings.append(training.model_dump() | diagnose(training, plan, results, *own))
     return {
         "format": 1,
         "evaluations": comparison.to_dict("records"),
         "seeds": over_seeds(comparison).to_dict("records"),
         "probes": probes,
-        "trainings": [training.model_dump() for training in plan.trainings()],
+        "trainings": trainings,
     }
+
+
+def diagnose(
+    training: Training, plan: Plan, results: Path, comparison: pd.DataFrame, steps: pd.DataFrame
+) -> dict[str, Any]:
+    """What one training did: agreement with probe and truth by wording, trends of reward and gold accuracy, outcome.
+
+    Args:
+        comparison, steps: the rows of this run and seed.
+    """
+    choices = read_choices(results / "rewards" / training.probe / training.dataset / "val.parquet")
+    whom = {}
+    for suite, wordings in plan.suites.items():
+        for wording in wordings:
+            base, tuned = (read_suite(folder(results, training, suite))[1] for folder in (base_folder, tuned_folder))
+            first, second = paired(base, tuned, wording)
+            groups = second["id"].map(group_of(questions(results, training, wording)))
+            whom[wording] = agreement(first, second, choices, groups, plan.resamples)
+    reward, gold = trend(steps["reward"]), trend(steps["gold_accuracy"])
+    trained = comparison[comparison["kind"] == "training"].to_dict("records")
+    valid = float(steps["valid"].iloc[-1]) if "valid" in steps else None
+    return {
+        "steps": len(steps),
+        "reward_trend": reward.finite(),
+        "gold_trend": gold.finite(),
+        "agreement": whom,
+        "exploits_probe": exploits(reward, gold, whom.get(training.wording)),
+        "outcome": outcome(trained[0], whom.get(training.wording), valid, None) if trained else None,
+    }
+
+
+def read_choices(rewards: Path) -> pd.Series:
+    """Question id to the index of the answer with the highest reward."""
+    table = read_table(rewards, ["id", "rewards"]).to_pandas()
+    return pd.Series([int(np.argmax(values)) for values in table["rewards"]], index=table["id"].astype(str))
 
 
 def read_probe(folder: Path, name: str) -> dict[str, Any]:
