@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lm_eval.api.group import Group
 from lm_eval.evaluator import evaluate as run_harness
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml

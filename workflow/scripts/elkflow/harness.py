@@ -1,5 +1,6 @@
 """The model behind lm-evaluation-harness: its HFLM, computing only what its callers read."""
 
+import copy
 import inspect
 import logging
 from collections.abc import Iterator
@@ -8,13 +9,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from elkflow.cli import progress
+from elkflow.errors import UserError
 from elkflow.models import encode_answer, encode_prompt
 
 MOST_LOGIT_ROWS = 4096
 """Rows of the vocabulary's logits held at once: about 400 MB in bfloat16 at 49k entries."""
+
+SHORTEST_PREFIX = 8
+"""Shared tokens below which the cache costs more than it saves."""
 
 Request = tuple[Any, list[int], list[int]]
 
@@ -79,22 +84,25 @@ class HarnessModel(HFLM):
         if self.backend != "causal":
             return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
         wanted: dict[tuple[int, ...], list[int]] = {}  # tokens to run -> requests they answer
-        for index, (_, context, continuation) in enumerate(requests):
+        for index, (text, context, continuation) in enumerate(requests):
+            if not continuation:
+                raise UserError(f"the answer {text[1]!r} has no tokens of its own after {text[0][-40:]!r}")
             wanted.setdefault(tuple((context + continuation)[-(self.max_length + 1) : -1]), []).append(index)
         inputs = sorted(wanted, key=lambda tokens: (-len(tokens), tokens))
         spans = [max(len(requests[index][2]) for index in wanted[tokens]) for tokens in inputs]
+        prefix = self._prefix(inputs, spans)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         batches = list(_batches(inputs, spans, override_bs or self._fitting_batch(requests)))
-        for batch, columns, widest in progress(batches, "scoring"):
-            logits = self._logits(batch, columns, widest)
+        for batch, columns in progress(batches, "scoring"):
+            logits = self._logits(batch, columns, prefix)
             place = {column: position for position, column in enumerate(columns)}
             for row, tokens in enumerate(batch):
                 for index in wanted[tokens]:
-                    continuation = torch.tensor(requests[index][2], device=logits.device)
-                    first = len(tokens) - len(continuation)
-                    scores = logits[row, place[first] : place[first] + len(continuation)].float()  # [K, V]
-                    chosen = scores.gather(1, continuation[:, None])[:, 0] - scores.logsumexp(dim=1)
-                    greedy = bool((scores.argmax(dim=1) == continuation).all())
+                    answer = torch.tensor(requests[index][2], device=logits.device)
+                    first = place[len(tokens) - len(answer)]
+                    scores = logits[row, first : first + len(answer)].float()  # [K, V]
+                    chosen = scores.gather(1, answer[:, None])[:, 0] - scores.logsumexp(dim=1)
+                    greedy = bool(torch.equal(scores.argmax(dim=1), answer))
                     answers[index] = (float(chosen.sum()), greedy)
         return answers
 
@@ -107,57 +115,65 @@ class HarnessModel(HFLM):
         return self._detect_batch_size(requests, longest)
 
     @torch.inference_mode()
-    def _logits(self, batch: list[tuple[int, ...]], columns: list[int], shared: int) -> torch.Tensor:
-        """Logits of right-padded inputs at `columns` only, [B, len(columns), V]. The first `shared` tokens are common.
+    def _prefix(self, inputs: list[tuple[int, ...]], spans: list[int]) -> DynamicCache | None:
+        """Keys and values of the tokens that all inputs begin with; None where sharing them would gain nothing.
+
+        One prefix for the whole call, so that an answer does not depend on the batch its question fell into.
+        """
+        unscored = min((len(tokens) - span for tokens, span in zip(inputs, spans, strict=True)), default=0)
+        length = min(_common(inputs), unscored) if len(inputs) > 1 else 0
+        if length < SHORTEST_PREFIX or not self._shares:
+            return None
+        cache = DynamicCache()
+        ids = torch.tensor([inputs[0][:length]], device=self.device)
+        self.model(ids, past_key_values=cache, use_cache=True, **({"logits_to_keep": 1} if self._keeps else {}))
+        return cache
+
+    @torch.inference_mode()
+    def _logits(self, batch: list[tuple[int, ...]], columns: list[int], prefix: DynamicCache | None) -> torch.Tensor:
+        """Logits of right-padded inputs at `columns` only, [B, len(columns), V].
 
         No attention mask is needed: padding stands to the right, where causal attention never looks.
         """
-        shared = shared if self._shares and len(batch) > 1 else 0
-        width = len(batch[0])
-        ids = torch.full((len(batch), width - shared), 0, device=self.device)
+        shared = prefix.get_seq_length() if prefix is not None else 0
+        ids = torch.zeros((len(batch), len(batch[0]) - shared), dtype=torch.long)
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens) - shared] = torch.tensor(tokens[shared:])
         extra: dict[str, Any] = {"use_cache": False}
-        if shared:
-            prefix = torch.tensor([batch[0][:shared]], device=self.device)
-            cache = self.model(prefix, use_cache=True, **({"logits_to_keep": 1} if self._keeps else {})).past_key_values
+        if prefix is not None:
+            cache = copy.deepcopy(prefix)  # the model appends to it
             cache.batch_repeat_interleave(len(batch))
             extra = {"past_key_values": cache, "use_cache": True}
         kept = torch.tensor([column - shared for column in columns], device=self.device)
         if self._keeps:
-            return self.model(ids, logits_to_keep=kept, **extra).logits
-        return self.model(ids, **extra).logits[:, kept]
+            return self.model(ids.to(self.device), logits_to_keep=kept, **extra).logits
+        return self.model(ids.to(self.device), **extra).logits[:, kept]
 
 
 def _batches(
     inputs: list[tuple[int, ...]], spans: list[int], size: int
-) -> Iterator[tuple[list[tuple[int, ...]], list[int], int]]:
+) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
     """Cut inputs, longest first, into batches of at most `size` rows and `MOST_LOGIT_ROWS` scored positions.
 
-    Yields the batch, the positions to be scored (the union over its rows: few, as lengths are similar), and the
-    number of leading tokens that all rows share (never reaching into a scored position).
+    Yields the batch and the positions to be scored (the union over its rows: few, as lengths are similar).
     """
     start = 0
     while start < len(inputs):
         rows = min(size, len(inputs) - start)
         while True:
             batch = inputs[start : start + rows]
-            columns = sorted(
-                {
-                    column
-                    for tokens, span in zip(batch, spans[start : start + rows], strict=True)
-                    for column in range(len(tokens) - span, len(tokens))
-                }
-            )
+            columns = set[int]()
+            for tokens, span in zip(batch, spans[start : start + rows], strict=True):
+                columns.update(range(len(tokens) - span, len(tokens)))
             if rows == 1 or rows * len(columns) <= MOST_LOGIT_ROWS:
                 break
-            rows = max(1, rows // 2)
-        yield batch, columns, min(_common(batch), columns[0])
+            rows //= 2
+        yield batch, sorted(columns)
         start += rows
 
 
-def _common(batch: list[tuple[int, ...]]) -> int:
-    """Length of the longest prefix of all rows."""
-    low, high = min(batch), max(batch)
+def _common(inputs: list[tuple[int, ...]]) -> int:
+    """Length of the longest prefix of all inputs (that of the first and last in lexical order)."""
+    low, high = min(inputs, default=()), max(inputs, default=())
     limit = min(len(low), len(high))
     return next((position for position in range(limit) if low[position] != high[position]), limit)

@@ -27,16 +27,16 @@ class TaskSettings(Settings):
 class SuiteSettings(Settings):
     """Tasks that belong together: their results share a folder and an average."""
 
-    wordings: list[str] = []
+    wordings: tuple[str, ...] = ()
     """Wordings of the run's dataset: each becomes a yes/no task over the val split."""
-    tasks: list[TaskSettings] = []
+    tasks: tuple[TaskSettings, ...] = ()
     """Harness tasks, the same for every run."""
     limit: PositiveInt | None = None
     """Only the first so many val rows of each wording."""
 
     @field_validator("tasks")
     @classmethod
-    def _named_once(cls, tasks: list[TaskSettings]) -> list[TaskSettings]:
+    def _named_once(cls, tasks: tuple[TaskSettings, ...]) -> tuple[TaskSettings, ...]:
         names = [task.task for task in tasks]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"task {twice!r} is listed twice")
@@ -64,9 +64,13 @@ class EvaluationSettings(Settings):
     """Overrides the quantization of the model's section."""
     tuned: Literal["merged", "adapter"] = "merged"
     """What stands for the tuned model: the merged checkpoint, or the base model with the adapter on top."""
-    without_rl: list[PositiveInt] = [1, 2, 4, 8, 16]
+    without_rl: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
     """Sampled answers in the best-of-N baselines; empty: no such baselines."""
 
     def wordings(self) -> list[str]:
         """Every wording some suite asks for, in order, each once."""
         return list(dict.fromkeys(wording for suite in self.suites.values() for wording in suite.wordings))
+
+    def questions(self) -> str:
+        """As JSON, the part that decides what a model answers: what its evaluation depends on."""
+        return self.model_dump_json(exclude={"tuned", "without_rl"})

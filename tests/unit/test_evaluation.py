@@ -1,0 +1,268 @@
+"""Questions to models through lm-evaluation-harness: tokens, scores, batching, tables, and the script."""
+
+import json
+import math
+from pathlib import Path
+
+import evaluate_model as script
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from pydantic import ValidationError
+from tiny import save_tiny_model
+
+from elkflow import evaluation, harness
+from elkflow.errors import UserError
+from elkflow.files import read_json, read_table, write_table
+from elkflow.lineage import check
+from elkflow.models import encode_answer, encode_prompt, load_model, load_tokenizer
+from elkflow.settings.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
+from elkflow.settings.model import ModelSettings
+
+SENTENCES = ["paris is the capital of france", "rome is the capital of italy", "what is the answer"]
+OPENING = "<|user|> does the sentence contain the answer to the question ?"
+CONTROL = [TaskSettings(task="elkflow_cloze"), TaskSettings(task="elkflow_prose", metric="bits_per_byte")]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("checkpoint"), texts=SENTENCES)
+
+
+def questions(count=24, seed=0):
+    random = np.random.default_rng(seed)
+    texts = [" ".join(random.choice(SENTENCES, size=1 + number % 3)) for number in range(count)]
+    return pd.DataFrame(
+        {
+            "id": [f"q{number:02d}" for number in range(count)],
+            "group": [f"g{number % 4}" for number in range(count)],
+            "prompt": [f"{OPENING} {text} <|end|> <|assistant|>" for text in texts],
+            "answers": [["No", "Yes"]] * count,
+            "label": random.integers(0, 2, size=count),
+        }
+    )
+
+
+def written(table, folder):
+    write_table(table, folder / "val.parquet")
+    return folder / "val.parquet"
+
+
+def subject(checkpoint, **kwargs):
+    model = load_model(checkpoint, dtype="float32")
+    return harness.HarnessModel(model, load_tokenizer(checkpoint), **kwargs)
+
+
+def by_hand(checkpoint, prompt, answer):
+    """Log-probability of an answer from one plain forward pass over tokens(prompt) ++ tokens(answer)."""
+    tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, dtype="float32")
+    opening, closing = encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer)
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([opening + closing])).logits[0].float().log_softmax(-1)
+    return sum(float(logprobs[len(opening) - 1 + place, token]) for place, token in enumerate(closing))
+
+
+def test_scores_are_the_log_probabilities_of_training_tokens(checkpoint, tmp_path):
+    table = questions()
+    suite = SuiteSettings(wordings=["plain"])
+    results, samples = evaluation.evaluate_suite(
+        subject(checkpoint), suite, {"plain": written(table, tmp_path / "plain")}
+    )
+    assert samples["id"].tolist() == table["id"].tolist()
+    assert samples["label"].tolist() == table["label"].tolist()
+    for row in (0, 7, 23):
+        expected = [by_hand(checkpoint, table["prompt"][row], answer) for answer in ("No", "Yes")]
+        assert samples["scores"][row] == pytest.approx(expected, abs=1e-4)
+    assert samples["prediction"].tolist() == [int(np.argmax(scores)) for scores in samples["scores"]]
+    assert (samples["correct"] == (samples["prediction"] == samples["label"])).all()
+    assert results["plain"]["value"] == pytest.approx(float(samples["correct"].mean()))
+    assert results["plain"]["n"] == 24 and results["plain"]["metric"] == "acc"
+
+
+def test_a_prompt_that_ends_in_a_space_keeps_it(checkpoint):
+    """The harness moves trailing spaces into the answer, which training does not do."""
+    model = subject(checkpoint)
+    model.exact_prompts = True
+    tokenizer = load_tokenizer(checkpoint)
+    assert model._encode_pair("what is ", "Yes") == (
+        encode_prompt(tokenizer, "what is "),
+        encode_answer(tokenizer, "Yes"),
+    )
+
+
+def requests_for(model, pairs):
+    return [((context, answer), *model._encode_pair(context, answer)) for context, answer in pairs]
+
+
+MIXED = [
+    (f"{OPENING} {text}", f" {answer}") for text in SENTENCES for answer in ("Yes", "No", "is the capital of france")
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("pairs", [MIXED, [(text, " Yes") for text in SENTENCES], MIXED[:1]])
+def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs):
+    ours = subject(checkpoint, batch_size=batch_size)
+    theirs = HFLM(pretrained=ours.model, tokenizer=ours.tokenizer, batch_size=batch_size)
+    requests = requests_for(theirs, pairs)
+    expected = theirs._loglikelihood_tokens(requests, disable_tqdm=True)
+    found = ours._loglikelihood_tokens(requests, disable_tqdm=True)
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_both_answers_of_a_question_cost_one_row_and_the_shared_opening_runs_once(checkpoint, monkeypatch):
+    model = subject(checkpoint, batch_size=2)
+    model.exact_prompts = True
+    fed = []
+    forward = model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda ids, **extra: fed.append(tuple(ids.shape)) or forward(ids, **extra)
+    )
+    pairs = [(f"{OPENING} {text}", answer) for text in SENTENCES for answer in ("Yes", "No")]
+    requests = requests_for(model, pairs)
+    found = model._loglikelihood_tokens(requests)
+    shared = fed[0][1]
+    assert shared >= harness.SHORTEST_PREFIX
+    assert [shape[0] for shape in fed] == [1, 2, 1]  # the opening, then three questions in twos
+    longest = max(len(context) for _, context, _ in requests)
+    assert fed[1][1] == longest - shared
+    model._shares = False
+    assert [score for score, _ in model._loglikelihood_tokens(requests)] == pytest.approx(
+        [score for score, _ in found], abs=1e-4
+    )
+
+
+def test_an_answer_that_melts_into_the_prompt_is_refused(checkpoint):
+    model = subject(checkpoint)
+    with pytest.raises(UserError, match="'Yes' has no tokens of its own after 'what is france'"):
+        model._loglikelihood_tokens(requests_for(model, [("what is france", "Yes")]))
+
+
+def test_batches_hold_few_logits(monkeypatch):
+    monkeypatch.setattr(harness, "MOST_LOGIT_ROWS", 12)
+    inputs = [tuple(range(length)) for length in (9, 9, 8, 5, 5)]
+    batches = list(harness._batches(inputs, [3, 3, 3, 5, 5], size=4))
+    assert [row for batch, _ in batches for row in batch] == inputs
+    assert all(len(batch) == 1 or len(batch) * len(columns) <= 12 for batch, columns in batches)
+    for batch, columns in batches:
+        assert columns[-1] == len(batch[0]) - 1
+
+
+def test_a_text_longer_than_the_context_is_scored_in_windows(checkpoint):
+    model = subject(checkpoint, batch_size=4)
+    tokens = model.tok_encode(" ".join(SENTENCES * 80))
+    cuts = get_rolling_token_windows(tokens, model.prefix_token_id, max_seq_len=model.max_length, context_len=1)
+    windows = [make_disjoint_window(window) for window in cuts]
+    assert len(windows) == 3 and sum(len(scored) for _, scored in windows) == len(tokens)
+    expected = 0.0
+    for context, scored in windows:
+        with torch.inference_mode():
+            logprobs = model.model(torch.tensor([context + scored[:-1]])).logits[0].log_softmax(-1)
+        expected += float(logprobs[len(context) - 1 :].gather(1, torch.tensor(scored)[:, None]).sum())
+    request = [type("Request", (), {"args": (" ".join(SENTENCES * 80),)})]
+    assert model.loglikelihood_rolling(request, disable_tqdm=True) == pytest.approx([expected], rel=1e-6)
+
+
+def test_control_tasks_need_no_network_and_have_one_right_answer_each(checkpoint):
+    results, samples = evaluation.evaluate_suite(subject(checkpoint), SuiteSettings(tasks=CONTROL), {})
+    assert results["elkflow_cloze"]["n"] >= 200 and results["elkflow_prose"]["n"] == 10
+    cloze = samples[samples["task"] == "elkflow_cloze"]
+    assert cloze["scores"].map(len).eq(4).all()
+    assert cloze["label"].value_counts().max() - cloze["label"].value_counts().min() <= 1
+    prose = samples[samples["task"] == "elkflow_prose"]
+    likelihood = sum(scores[0] for scores in prose["scores"])
+    bits = -likelihood / prose["weight"].sum() / math.log(2)
+    assert results["elkflow_prose"]["value"] == pytest.approx(bits)
+    assert not results["elkflow_prose"]["higher_is_better"]
+    assert prose["correct"].isna().all() and prose["label"].isna().all()
+
+
+def test_cloze_items_are_distinct_and_say_nothing_of_what_is_trained():
+    documents = evaluation.TaskManager(include_path=str(evaluation.TASKS), include_defaults=False).load(
+        ["elkflow_cloze"]
+    )
+    items = list(documents["tasks"]["elkflow_cloze"].task_docs)
+    assert len({(item["stem"], tuple(item["choices"])) for item in items}) == len(items)
+    for item in items:
+        assert len(set(item["choices"])) == 4
+        assert not {"Yes", "No", "yes", "no"} & set(item["choices"])
+
+
+def test_standard_errors():
+    ones = pd.DataFrame({"part": "a", "value": [0.0, 1.0, 1.0, 1.0], "weight": 1.0})
+    summary = evaluation.summarise(ones, "acc")
+    assert summary["value"] == 0.75
+    assert summary["stderr"] == pytest.approx(np.std([0, 1, 1, 1], ddof=1) / 2)
+    two = pd.concat([ones, pd.DataFrame({"part": "b", "value": [0.0, 0.0], "weight": 1.0})])
+    assert evaluation.summarise(two, "acc")["value"] == 0.375  # plain mean over parts, as the leaderboard does
+
+
+def test_a_metric_the_task_does_not_have_is_named(checkpoint):
+    suite = SuiteSettings(tasks=[TaskSettings(task="elkflow_cloze", metric="f2", limit=2)])
+    with pytest.raises(UserError, match=r"'elkflow_cloze' has no metric 'f2' \(it has acc\)"):
+        evaluation.evaluate_suite(subject(checkpoint), suite, {})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"suites": {}}, "suites"),
+        ({"suites": {"empty": {}}}, "needs `wordings` or `tasks`"),
+        ({"suites": {"a": {"wordings": ["x"], "tasks": [{"task": "x"}]}}}, "both a wording and a task"),
+        ({"suites": {"a": {"tasks": [{"task": "x"}, {"task": "x"}]}}}, "listed twice"),
+        ({"suites": {"a": {"wordings": ["x"]}}, "batch_size": 0}, "batch_size"),
+        ({"suites": {"a": {"wording": ["x"]}}}, "wording"),
+        ({"suites": {"a": {"tasks": [{"task": "x", "num_fewshot": -1}]}}}, "num_fewshot"),
+    ],
+)
+def test_settings_that_make_no_sense(section, message):
+    with pytest.raises(ValidationError, match=message):
+        EvaluationSettings.model_validate(section)
+
+
+def command(checkpoint, folder, settings, extra=()):
+    files = [written(questions(), folder / wording) for wording in settings.wordings()]
+    return [
+        *("--settings", settings.questions()),
+        *("--model-settings", ModelSettings(path="anywhere", dtype="float32").model_dump_json()),
+        *("--model", str(checkpoint), "--lineage", str(checkpoint / "config.json")),
+        *("--prompts", *map(str, files)),
+        *("--results", *(str(folder / "out" / suite / "results.json") for suite in settings.suites)),
+        *extra,
+    ]
+
+
+def test_the_script_writes_every_suite_with_manifests(checkpoint, tmp_path):
+    settings = EvaluationSettings(
+        suites={
+            "target": SuiteSettings(wordings=["first", "second"], limit=10),
+            "control": SuiteSettings(tasks=CONTROL),
+        }
+    )
+    script.main(command(checkpoint, tmp_path, settings))
+    results = read_json(tmp_path / "out" / "target" / "results.json")
+    assert list(results) == ["first", "second"] and results["first"]["n"] == 10
+    samples = read_table(tmp_path / "out" / "target" / "samples.parquet").to_pandas()
+    assert samples.groupby("task").size().to_dict() == {"first": 10, "second": 10}
+    assert set(read_json(tmp_path / "out" / "control" / "results.json")) == {"elkflow_cloze", "elkflow_prose"}
+    for suite in ("target", "control"):
+        check(tmp_path / "out" / suite / "manifest.json")
+    assert set(check(tmp_path / "out" / "target" / "manifest.json")["inputs"]) == {
+        "model",
+        "prompts first",
+        "prompts second",
+    }
+    before = (tmp_path / "out" / "target" / "samples.parquet").read_bytes()
+    script.main(command(checkpoint, tmp_path, settings))
+    assert (tmp_path / "out" / "target" / "samples.parquet").read_bytes() == before
+
+
+def test_task_files_are_where_the_workflow_looks_for_them():
+    assert {file.name for file in Path(evaluation.TASKS).glob("*.yaml")} >= {"yes_no.yaml", "cloze.yaml", "prose.yaml"}
+    assert json.loads(EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}).questions()).keys() == {
+        *("suites", "batch_size", "dtype", "quantization"),
+    }
