@@ -152,7 +152,9 @@ def _peek(path: Path) -> tuple[list[str], Callable[[list[str]], pa.Table]]:
         if path.suffix in (".csv", ".tsv"):
             table = pyarrow.csv.read_csv(
                 path,
-                parse_options=pyarrow.csv.ParseOptions("\t" if path.suffix == ".tsv" else ",", newlines_in_values=True),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
+                ),
             )
         elif path.suffix in (".jsonl", ".ndjson", ".json"):
             table = pyarrow.json.read_json(path)
