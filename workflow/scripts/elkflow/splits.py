@@ -187,7 +187,7 @@ def _bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even: bool)
                 return None
             end = int(enough.argmax())
             later = sum(int(other.sum()) for other in wanted[place + 1 :] if other is not None)
-            if even and None not in wanted:
+            if even and all(other is not None for other in wanted):
                 share = quota.sum() / (quota.sum() + later)
                 end = max(
                     end,
