@@ -3,6 +3,9 @@
 import copy
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -222,3 +225,103 @@ def test_an_alias_inside_its_own_anchor_is_refused(raw):
 def test_a_union_is_named_by_the_key_not_by_its_members(raw):
     told = complaint(edited(raw, "datasets.rows.path", 5))
     assert told.startswith("datasets.rows.path: ")
+
+
+# ---------------------------------------------------------------- what is wrong: files the config names
+
+
+def with_column(name, values):
+    """A change to rows.csv."""
+
+    def change(folder):
+        table = rows()
+        table[name] = values(table) if callable(values) else values
+        table.to_csv(folder / "rows.csv", index=False)
+
+    return change
+
+
+def without_column(name):
+    return lambda folder: rows().drop(columns=name).to_csv(folder / "rows.csv", index=False)
+
+
+def text(file, content):
+    return lambda folder: (folder / file).write_text(content)
+
+
+WRONG_FILES = [
+    ("missing file", lambda folder: (folder / "rows.csv").unlink(), {}, "{folder}/rows.csv: no such file"),
+    ("empty file", text("rows.csv", ""), {}, "rows.csv: empty"),
+    ("no rows", text("rows.csv", "sentence,topic,label\n"), {}, "rows.csv: no rows"),
+    ("no label column", without_column("label"), {}, "'label'"),
+    ("no group column", without_column("topic"), {}, "'topic'"),
+    ("no column for a template", without_column("sentence"), {}, "wordings.plain: the template reads 'sentence'"),
+    ("a third label", with_column("label", lambda t: [2, *t.label[1:]]), {}, "row 0"),
+    ("a label that is a word", with_column("label", lambda t: ["maybe", *t.label[1:]]), {}, "row 0"),
+    ("a label that is missing", with_column("label", lambda t: [None, *t.label[1:]]), {}, "row 0"),
+    ("one label only", with_column("label", 1), {}, "label"),
+    ("labels with a fraction", with_column("label", 0.5), {}, "labels are whole numbers or names"),
+    ("train larger than the data", None, {"datasets.rows.split.train": 400}, "split"),
+    ("splits larger than the data together", None, {"datasets.rows.split.val": 60}, "split"),
+    ("one group for all rows", with_column("topic", "same"), {}, "group"),
+    ("not parquet", text("rows.parquet", "PAR1"), {"datasets.rows.path": "{folder}/rows.parquet"}, "rows.parquet: "),
+    ("not JSON lines", text("rows.jsonl", "{{{"), {"datasets.rows.path": "{folder}/rows.jsonl"}, "rows.jsonl: "),
+    ("a folder for a file", None, {"datasets.rows.path": "{folder}"}, "{folder}"),
+    ("a template missing", lambda folder: (folder / "plain.yaml").unlink(), {}, "plain.yaml"),
+    ("a template that is not YAML", text("plain.yaml", "a: [b"), {}, "plain.yaml"),
+    ("a template file without templates", text("plain.yaml", "a: b"), {}, "plain.yaml"),
+    ("a template that is not Jinja", text("plain.yaml", TEMPLATE.format(kind="").replace("}}?", "")), {}, "plain.yaml"),
+    ("a template without an answer", text("plain.yaml", TEMPLATE.format(kind="x").split("|||")[0] + "'"), {}, "plain"),
+    ("other answers than the dataset's", None, {"datasets.rows.answers": ["False", "True"]}, "answers"),
+    ("more facts than there are", None, {"datasets.rows": {
+        "facts": {}, "split": {"train": 90000, "ppo": 2, "val": 2},
+        "wordings": {"plain": "qnli_training", "other": "qnli_held_out"}
+    }}, "datasets.rows: split: 90000 train"),
+    ("a table of facts that is none", text("facts.csv", "a,b\n1,2\n"), {"datasets.rows": {
+        "facts": {"table": "{folder}/facts.csv"}, "split": {"train": 2, "ppo": 2, "val": 2},
+        "wordings": {"plain": "qnli_training", "other": "qnli_held_out"}
+    }}, "facts.csv"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "edits", "message"), [case[1:] for case in WRONG_FILES], ids=[c[0] for c in WRONG_FILES]
+)
+def test_a_mistake_in_a_file_is_one_line_naming_it(raw, tmp_path, damage, edits, message):
+    if damage:
+        damage(tmp_path)
+    for key, value in edits.items():
+        raw = edited(raw, key, json.loads(json.dumps(value).replace("{folder}", str(tmp_path))))
+    told = complaint(raw)
+    assert message.replace("{folder}", str(tmp_path)) in told
+    assert told.startswith("datasets.rows") and "\n" not in told
+
+
+# ---------------------------------------------------------------- through the real command
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("probes.truth.metods", ["ccs"], "config: probes.truth.metods: there is no such key; did you mean `methods`?"),
+        ("datasets.rows.split.train", 4000, "config: datasets.rows: split"),
+        ("runs.run.probe", "$(touch pwned)", "config: runs.run.probe: '$(touch pwned)' is not among truth"),
+    ],
+)
+def test_snakemake_says_it_once_and_writes_nothing(raw, tmp_path, key, value, message):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(edited(raw, key, value)))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+    done = subprocess.run(
+        [*command, "--configfile", folder / "config.yaml", "--cores", "1"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 1, told
+    assert told.count(message) == 1 and "Traceback" not in told
+    left = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    assert [file for file in left if not file.startswith(".snakemake")] == ["config.yaml"]

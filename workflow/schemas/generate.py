@@ -55,7 +55,7 @@ def _models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation, ""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    deeper = ".<name>" if origin is dict else "[]" if origin is list else ""
+    deeper = ".<name>" if origin is dict else "[]" if origin in (list, tuple) else ""
     for part in parts[1:] if origin is dict else parts:
         yield from ((model, deeper + rest) for model, rest in _models(part))
 

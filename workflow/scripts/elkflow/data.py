@@ -68,13 +68,16 @@ def preflight(settings: DatasetSettings) -> None:
     Raises:
         UserError: what is wrong, with the key, file or row.
     """
-    from elkflow.templates import load_template
+    from elkflow.templates import BAR, load_template
 
     needed: dict[str, set[str]] = {}
     for name, wording in settings.wordings.items():
         template = load_template(wording.template)
         source = load_template(wording.about) if wording.about else template
         needed[name] = set(source.fields)
+        choices = [part.strip() for part in (source.answer_choices or "{").split(BAR)]
+        if settings.answers and "{" not in choices[0] and sorted(choices) != sorted(settings.answers):
+            raise UserError(f"wordings.{name}: its template answers {choices}, but `answers` are {settings.answers}")
         if wording.about and (unknown := template.fields - {"text", "question", "answer", "label"}):
             raise UserError(
                 f"wordings.{name}: a template about an answer knows text, question, answer and label, not"
