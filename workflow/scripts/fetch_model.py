@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.manifest,
         outputs={"checkpoint": arguments.checkpoint},
         inputs={},
-        settings=arguments.settings.source(),
+        settings=arguments.settings.model_dump(mode="json", exclude_defaults=True),
         seed=arguments.settings.untrained,
         files=files,
         kind=kind(arguments.checkpoint),

