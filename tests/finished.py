@@ -107,7 +107,8 @@ def figures(auroc, accuracy):
 
 def write_probe(folder: Path) -> None:
     folder.mkdir(parents=True)
-    write_json(folder / "probe.json", {"method": "logistic", "layer": 2, "metrics": figures(0.97, 0.93)})
+    probe = {"method": "logistic", "layer": 2, "metrics": figures(0.97, 0.93), "model": {"name": "m"}, "dataset": "d"}
+    write_json(folder / "probe.json", probe | {"gate": {"passed": True}})
     rows = [
         {"method": method, "layer": layer, "part": part, **figures(0.5 + best * layer, 0.5 + best * layer)}
         for method, best in (("logistic", 0.15), ("ccs", 0.1))

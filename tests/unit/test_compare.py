@@ -123,7 +123,7 @@ def test_the_script_writes_the_verdict_tables_and_figures(results):
     assert probe["baselines"]["zero_shot"]["auroc"] == 0.51
     for name in ("before_after", "training", "layers"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert "vega" in (folder / f"{name}.html").read_text()
+
     table = pd.read_csv(folder / "comparison.csv")
     assert table["difference"].tolist() == [row["difference"] for row in verdict["evaluations"]]
     text = (folder / "comparison.md").read_text()

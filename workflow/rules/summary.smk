@@ -4,6 +4,8 @@ Needs the answers of base and tuned models, the probes' figures and every step o
 Makes <results>/summary/: verdict.json, comparison and probes as .csv and .md, and figures as .png and .html.
 """
 
+from functools import partial
+
 from elkflow.settings.summary import Plan
 
 PLAN = Plan.of(CONFIG)
@@ -20,6 +22,21 @@ def of_trainings(pattern):
         for wording in CONFIG.evaluation.wordings()
     )
     return list(dict.fromkeys(paths))
+
+
+def in_report(name, ending, kind, category, title):
+    """An output of the summary with its place and caption in the report."""
+    return report(
+        f"<results>/summary/{name}.{ending}",
+        caption=f"../report/{name}.rst",
+        category=category,
+        labels={"title": title, "kind": kind},
+    )
+
+
+page = partial(in_report, ending="html", kind="page")
+figure = partial(in_report, ending="png", kind="figure")
+table = partial(in_report, ending="csv", kind="table")
 
 
 rule compare:
@@ -56,61 +73,27 @@ rule compare:
         code=imports("compare"),
     output:
         verdict=ensure("<results>/summary/verdict.json", non_empty=True),
-        comparison=report(
-            "<results>/summary/comparison.csv",
-            caption="../report/comparison.rst",
-            category="3 Evaluation",
-            labels={"what": "Every task, base against tuned", "kind": "table"},
-        ),
-        comparison_text="<results>/summary/comparison.md",
-        probes=report(
-            "<results>/summary/probes.csv",
-            caption="../report/probes.rst",
-            category="1 Probe",
-            labels={"what": "Probes and their baselines", "kind": "table"},
-        ),
+        overview=page("overview", category="0 Verdict", title="The verdict"),
+        probe=page("probe", category="1 Probe", title="What the model knows"),
+        layers=figure("layers", category="1 Probe", title="AUROC by layer"),
+        probes=table("probes", category="1 Probe", title="Probes and baselines"),
         probes_text="<results>/summary/probes.md",
-        before_after=report(
-            "<results>/summary/before_after.png",
-            caption="../report/before_after.rst",
-            category="3 Evaluation",
-            labels={"what": "Before and after training", "kind": "figure"},
+        steps=page("training", category="2 Training", title="What training did"),
+        training=figure(
+            "training", category="2 Training", title="Reward and gold accuracy"
         ),
-        before_after_page=report(
-            "<results>/summary/before_after.html",
-            caption="../report/before_after.rst",
-            category="3 Evaluation",
-            labels={"what": "Before and after training", "kind": "interactive"},
+        evaluation=page(
+            "evaluation", category="3 Evaluation", title="Base against tuned"
         ),
-        training=report(
-            "<results>/summary/training.png",
-            caption="../report/training.rst",
-            category="2 Training",
-            labels={"what": "Reward and gold accuracy", "kind": "figure"},
+        before_after=figure(
+            "before_after", category="3 Evaluation", title="Before and after"
         ),
-        training_page=report(
-            "<results>/summary/training.html",
-            caption="../report/training.rst",
-            category="2 Training",
-            labels={"what": "Reward and gold accuracy", "kind": "interactive"},
-        ),
-        layers=report(
-            "<results>/summary/layers.png",
-            caption="../report/layers.rst",
-            category="1 Probe",
-            labels={"what": "AUROC by layer", "kind": "figure"},
-        ),
-        layers_page=report(
-            "<results>/summary/layers.html",
-            caption="../report/layers.rst",
-            category="1 Probe",
-            labels={"what": "AUROC by layer", "kind": "interactive"},
+        comparison=table("comparison", category="3 Evaluation", title="Every task"),
+        comparison_text="<results>/summary/comparison.md",
+        provenance=page(
+            "provenance", category="4 Provenance", title="What it was made from"
         ),
         manifest="<results>/summary/manifest.json",
-    log:
-        "<logs>/summary/compare.log",
-    conda:
-        "../../envs/base.yaml"
     params:
         settings=PLAN.model_dump_json(),
     shell:

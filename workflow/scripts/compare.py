@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from elkflow import plots, tables
+from elkflow import overview, plots, tables
 from elkflow.cli import parse, run, timed
-from elkflow.files import atomic, write_json, write_text
+from elkflow.files import atomic, read_json, write_json, write_text
 from elkflow.lineage import write_manifest
 from elkflow.settings.summary import Plan
 from elkflow.summary import gather, manifests, read_layers, read_steps
@@ -36,20 +36,29 @@ def main(argv: list[str] | None = None) -> None:
     for name, table in (("comparison", comparison), ("probes", tables.flat_probes(verdict["probes"]))):
         with atomic(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
+    steps, layers = read_steps(plan, arguments.results), read_layers(plan, arguments.results)
     with timed("drawing"):
-        chosen = {probe["probe"]: (probe["method"], probe["layer"]) for probe in verdict["probes"]}
-        figures = {
-            "before_after": plots.before_after(comparison),
-            "training": plots.training(read_steps(plan, arguments.results)),
-            "layers": plots.layers(read_layers(plan, arguments.results), chosen),
-        }
-        for name, chart in figures.items():
-            plots.save(chart, out / f"{name}.png", out / f"{name}.html")
+        for name, chart in (
+            ("before_after", plots.before_after(comparison)),
+            ("training", plots.training(steps)),
+            ("layers", plots.layers(layers, overview.chosen_layers(verdict))),
+        ):
+            plots.save(chart, out / f"{name}.png")
+        found = manifests(plan, arguments.results)
+        entries = {name: read_json(path) for name, path in found.items()}
+        for name, page in (
+            ("overview", overview.overview(verdict)),
+            ("probe", overview.probe_page(verdict, layers)),
+            ("training", overview.training_page(verdict, steps)),
+            ("evaluation", overview.evaluation_page(verdict, comparison)),
+            ("provenance", overview.provenance_page(found, entries)),
+        ):
+            page.save(out / f"{name}.html")
     write_json(out / "verdict.json", verdict)
     write_manifest(
         out / "manifest.json",
         outputs={name: out / name for name in ("verdict.json", "comparison.csv", "probes.csv")},
-        inputs=manifests(plan, arguments.results),
+        inputs=found,
         settings=plan,
     )
 

@@ -1,5 +1,6 @@
 """What training did to a model: did it learn to tell the truth, or to please the probe?"""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def exploits(reward: Trend, gold: Trend, whom: dict[str, Any] | None) -> bool:
 
 
 def outcome(
-    gain: dict[str, Any], whom: dict[str, Any] | None, valid: float | None, probes: dict[str, Any] | None
+    gain: Mapping[Any, Any], whom: dict[str, Any] | None, valid: float | None, probes: dict[str, Any] | None
 ) -> str:
     """One of `OUTCOMES`.
 

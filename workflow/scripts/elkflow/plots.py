@@ -1,4 +1,4 @@
-"""Figures of the summary: each function turns a table into one chart, saved both as PNG and as a page to explore."""
+"""Figures of the summary: each function turns a table into one chart, for a PNG and for the report's pages."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,26 @@ from elkflow.files import atomic
 
 BASE, TUNED, REWARD, GOLD = "#8c8c8c", "#0072b2", "#e69f00", "#009e73"  # Okabe and Ito: told apart by everyone
 WIDTH, HEIGHT = 620, 300
+HEALTH = {
+    "kl_k3": "KL from the start (nats)",
+    "entropy": "entropy (nats)",
+    "valid": "allowed answers",
+    "yes_rate": "share of Yes",
+}
+OUTCOME_COLOURS = {
+    "honest": GOLD,
+    "unchanged": BASE,
+    "follows the probe's errors": "#d55e00",
+    "hides": "#cc79a7",
+    "collapsed": "#222222",
+}
 Chart = Any
 
 
-def save(chart: Chart, png: Path, page: Path | None = None) -> None:
-    """Write a chart as PNG and, where `page` is given, as a self-contained HTML page that needs no network."""
-    chart = styled(chart)
+def save(chart: Chart, png: Path) -> None:
+    """Write a chart as PNG."""
     with atomic(png) as temporary:
-        chart.save(str(temporary), format="png", scale_factor=2)
-    if page is not None:
-        with atomic(page) as temporary:
-            chart.save(str(temporary), format="html", inline=True, embed_options={"actions": False})
+        styled(chart).save(str(temporary), format="png", scale_factor=2)
 
 
 def styled(chart: Chart) -> Chart:
@@ -140,4 +149,57 @@ def layers(table: pd.DataFrame, chosen: dict[str, tuple[str, int]]) -> Chart:
         .properties(
             title=alt.TitleParams("Where in the model the truth can be read", subtitle="circle: the layer in use")
         )
+    )
+
+
+def health(steps: pd.DataFrame) -> Chart:
+    """Vital signs over training, one panel each, one line a run and seed.
+
+    Args:
+        steps: columns run, seed, step, and those of `HEALTH`.
+    """
+    signs = [name for name in HEALTH if name in steps]
+    table = steps.melt(["run", "seed", "step"], signs, "sign", "value").dropna()
+    table["training"] = table["run"] + ", seed " + table["seed"].astype(str)
+    several = table["training"].nunique() > 1
+    panels = []
+    for sign in signs:
+        scale = alt.Scale(domain=[0, 1]) if sign in ("valid", "yes_rate") else alt.Scale(zero=True)
+        colour = alt.Color("training:N", legend=alt.Legend() if several else None) if several else alt.value(TUNED)
+        panels.append(
+            alt.Chart(table[table["sign"] == sign])
+            .mark_line(strokeWidth=1.5)
+            .encode(
+                x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1)),
+                y=alt.Y("value:Q", title=HEALTH[sign], scale=scale),
+                color=colour,
+                tooltip=["training", "step", alt.Tooltip("value:Q", format=".4f")],
+            )
+            .properties(width=WIDTH // 2 - 40, height=HEIGHT // 2)
+        )
+    return alt.concat(*panels, columns=2)
+
+
+def sweep(rows: pd.DataFrame) -> Chart:
+    """Every training of a sweep: gain on the wording trained on, with its interval, coloured by outcome.
+
+    Args:
+        rows: columns run, seed, outcome, training_difference, training_ci_low, training_ci_high.
+    """
+    seen = [name for name in OUTCOME_COLOURS if name in set(rows["outcome"])]
+    colour = alt.Color("outcome:N", scale=alt.Scale(domain=seen, range=[OUTCOME_COLOURS[name] for name in seen]))
+    y = alt.Y("run:N", title=None, sort=list(dict.fromkeys(rows["run"])), axis=alt.Axis(labelLimit=420))
+    offset = alt.YOffset("seed:N")
+    base = alt.Chart(rows).encode(y=y, yOffset=offset, color=colour)
+    shown = [alt.Tooltip(f"training_{name}:Q", format="+.1%") for name in ("difference", "ci_low", "ci_high")]
+    dots = base.mark_point(filled=True, size=70).encode(
+        x=alt.X("training_difference:Q", title="gain on the wording trained on", axis=alt.Axis(format="+%")),
+        tooltip=["run", "seed", "outcome", *shown],
+    )
+    intervals = base.mark_rule(strokeWidth=2).encode(x="training_ci_low:Q", x2="training_ci_high:Q")
+    zero = alt.Chart().mark_rule(color="#999999", strokeDash=[4, 4]).encode(x=alt.datum(0))
+    return (
+        alt.layer(zero, intervals, dots)
+        .properties(width=WIDTH, height=alt.Step(18))
+        .properties(title="Every training of the sweep")
     )

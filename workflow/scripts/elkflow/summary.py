@@ -13,7 +13,7 @@ from elkflow.errors import UserError
 from elkflow.files import read_json, read_table
 from elkflow.settings.summary import Plan, Training
 
-INTERVALS = ("auroc", "accuracy", "ece")
+FIGURES = ("auroc", "accuracy", "ece", "lead")
 
 
 def gather(plan: Plan, results: Path) -> dict[str, Any]:
@@ -84,13 +84,16 @@ def read_probe(folder: Path, name: str) -> dict[str, Any]:
         "probe": name,
         "method": probe["method"],
         "layer": probe["layer"],
+        "model": probe["model"]["name"],
+        "dataset": probe["dataset"],
+        "admitted": bool(probe["gate"]["passed"]),
         **figures,
         "baselines": {row["control"]: _figures(row) for _, row in controls.iterrows()},
     }
 
 
 def _figures(row: pd.Series) -> dict[str, float]:
-    names = [f"{metric}{end}" for metric in INTERVALS for end in ("", "_low", "_high")]
+    names = [f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high")]
     return {name: float(row[name]) for name in names if name in row and pd.notna(row[name])}
 
 

@@ -25,6 +25,16 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A wide table on its side: one column for each of `rows`."""
+    if not rows:
+        return []
+    first, *names = rows[0]
+    heads = [row[first] for row in rows]
+    heads = [f"{head} ({index})" if heads.count(head) > 1 else head for index, head in enumerate(heads, 1)]
+    return [{first: name} | {head: row[name] for head, row in zip(heads, rows, strict=True)} for name in names]
+
+
 def plain(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns, the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -136,7 +146,7 @@ def verdict_text(verdict: dict[str, Any]) -> str:
             ["what the model says", *(number(row["base"], row["metric"]) for row in shown)],
             ["what the model knows", *knows],
             ["what the tuned model says", *(number(row["tuned"], row["metric"]) for row in shown)],
-            ["  gain", *(_signed(row["difference"], row["metric"]) for row in shown)],
+            ["  gain", *(signed(row["difference"], row["metric"]) for row in shown)],
             ["  95 % interval", *(_bounds(row) for row in shown)],
             ["  p (Holm)", *(p_value(row["p_holm"]) for row in shown)],
         ]
@@ -149,7 +159,8 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _signed(value: float, metric: str) -> str:
+def signed(value: float, metric: str) -> str:
+    """A difference, in points where the metric is a share."""
     return f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
 
 
