@@ -127,3 +127,7 @@ class ProbeSettings(Settings):
     def wordings(self) -> list[str]:
         """Every wording whose states are read, the main one first."""
         return [self.wording, *self.variants]
+
+    def reward_wordings(self) -> list[str]:
+        """Wordings that rewards are read under: all with full ensembling, else the main one."""
+        return self.wordings() if self.ensembling == "full" else [self.wording]

@@ -1,0 +1,76 @@
+"""Hidden states with a planted truth direction, in the files the workflow passes around."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from elkflow.files import write_table
+
+CONVENTION = "hidden_states: 0 embeddings, i output of block i, last after the final norm"
+
+
+def pair_states(labels, *, layers=3, width=16, truth=2.0, distractor=0.0, noise=1.0, seed=0, layer=1):
+    """States [L, N, 2, D] of N pairs.
+
+    On `layer` the member that ends in the right answer is moved by +truth along the first axis, the other by −truth.
+    On every layer a feature of the question that has nothing to do with truth moves the pair's members apart along the
+    second axis, by ±distractor.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    shared = rng.normal(size=(layers, len(labels), 1, width))
+    states = shared + noise * rng.normal(size=(layers, len(labels), 2, width)) + 3.0 * np.array([[0.0], [1.0]])
+    other = rng.choice([-1, 1], size=len(labels))
+    member = np.array([-1, 1])
+    states[layer, :, :, 0] += truth * (2 * labels - 1)[:, None] * member
+    states[:, :, :, 1] += distractor * other[:, None] * member
+    return torch.tensor(states, dtype=torch.float32)
+
+
+def labels_of(rows, seed=0):
+    return np.random.default_rng(seed).permutation(np.arange(rows) % 2)
+
+
+@dataclass
+class Split:
+    """Paths of one split."""
+
+    rows: Path
+    prompts: list[Path]
+    states: list[Path]
+    labels: np.ndarray
+
+
+def write_split(folder, name, labels, states, *, zero_shot=None, wordings=("plain",), metadata=None, group_size=4):
+    """Write rows, prompts and states (the same, or [V, L, N, 2, D] for several wordings); all ids start with `name`."""
+    count = len(labels)
+    ids = [f"{name}-{row}" for row in range(count)]
+    groups = [f"{name}-group-{row // group_size}" for row in range(count)]
+    rng = np.random.default_rng(7)
+    words = rng.choice(["red", "green", "blue", "stone", "river", "cloud", "tree"], size=(count, 10))
+    sentence, question = [" ".join(row[:6]) for row in words], [" ".join(row[6:]) for row in words]
+    table = pd.DataFrame({"id": ids, "country": groups, "sentence": sentence, "question": question, "label": labels})
+    rows = folder / "data" / f"{name}.parquet"
+    write_table(table, rows)
+    states = states if states.dim() == 5 else states[None].repeat(len(wordings), 1, 1, 1, 1)
+    prompts, files = [], []
+    for wording, values in zip(wordings, states, strict=True):
+        prompt = [f"{wording}: {first} {second} ?" for first, second in zip(sentence, question, strict=True)]
+        prompts.append(folder / "prompts" / wording / f"{name}.parquet")
+        answers = [["No", "Yes"]] * count
+        write_table(
+            pd.DataFrame({"id": ids, "group": groups, "prompt": prompt, "answers": answers, "label": labels}),
+            prompts[-1],
+        )
+        files.append(folder / "hiddens" / wording / f"{name}.safetensors")
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        odds = torch.zeros(count) if zero_shot is None else torch.as_tensor(zero_shot)
+        tensors = {f"layers.{layer}": values[layer].contiguous() for layer in range(len(values))}
+        tensors["answer_logprobs"] = torch.stack([-odds / 2, odds / 2], -1).float()
+        save_file(tensors, files[-1], {"layers": CONVENTION, "position": "last", "model": "abc", **(metadata or {})})
+        files[-1].with_suffix(".manifest.json").write_text("{}")
+    return Split(rows, prompts, files, np.asarray(labels))

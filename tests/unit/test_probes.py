@@ -1,0 +1,221 @@
+"""Probes on states with a known answer: a planted truth direction, and a stronger one that is none."""
+
+import numpy as np
+import pytest
+import torch
+from planted import labels_of, pair_states
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
+
+from elkflow import probes
+from elkflow.metrics import auroc
+from elkflow.optimise import lbfgs
+from elkflow.pairs import Normalisation
+
+LABELS = labels_of(400)
+
+
+def normal(states):
+    """Positive and negative members [L, N, D], normalised."""
+    states = states[:, None]
+    states = Normalisation.of(states, "full")(states)[:, 0]
+    return states[:, :, 1], states[:, :, 0]
+
+
+def aurocs(direction, positive, negative, labels=LABELS):
+    """AUROC on each layer, the sign left open."""
+    odds = torch.einsum("lnd,ld->ln", positive - negative, direction.weight) + direction.bias[:, None]
+    values = np.array([auroc(layer.numpy(), labels) for layer in odds])
+    return np.maximum(values, 1 - values)
+
+
+def fit(method, positive, negative, labels):
+    labels = torch.as_tensor(labels)
+    match method:
+        case "logistic":
+            return probes.logistic_path(positive - negative, labels, [0.01, 0.1, 1.0], torch.arange(len(labels)) % 4)
+        case "mass_mean":
+            return probes.mass_mean(positive - negative, labels)
+        case "lda":
+            return probes.lda(positive - negative, labels)
+        case "ccs":
+            return probes.ccs(positive, negative, restarts=5, l2=0.01, seed=0)
+        case "vinc":
+            return probes.vinc(positive, negative, 1, variance=0.0, invariance=1.0, negative_covariance=1.0)
+        case "crc":
+            return probes.crc(positive - negative)
+
+
+METHODS = ["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_finds_the_truth_where_it_is_and_only_there(method):
+    members = normal(pair_states(LABELS))
+    found = aurocs(fit(method, *members, LABELS), *members)
+    assert found[1] > 0.97
+    assert max(found[0], found[2]) < 0.75
+
+
+@pytest.mark.parametrize(
+    ("method", "knows"),
+    [("logistic", True), ("mass_mean", True), ("lda", True), ("ccs", False), ("vinc", False), ("crc", False)],
+)
+def test_a_stronger_distractor_fools_just_the_unsupervised(method, knows):
+    """Farquhar et al. 2023: without labels, nothing tells truth from another feature that contrasts the pair."""
+    members = normal(pair_states(LABELS, truth=1.0, distractor=6.0))
+    found = aurocs(fit(method, *members, LABELS), *members)[1]
+    assert found > 0.9 if knows else found < 0.7
+
+
+def test_loss_agrees_with_scikit_learn():
+    positive, negative = normal(pair_states(LABELS, truth=0.7))
+    x = positive - negative
+    l2 = [0.003, 0.03, 0.3]
+    every = torch.ones(3, len(LABELS))
+    weight, bias, value = probes.logistic(x, torch.as_tensor(LABELS), torch.tensor(l2), every)
+    for layer in range(3):
+        for index, penalty in enumerate(l2):
+            model = LogisticRegression(C=1 / (penalty * len(LABELS)), tol=1e-10, max_iter=10_000)
+            model.fit(x[layer].numpy(), LABELS)
+            odds = model.decision_function(x[layer].numpy())
+            loss = np.logaddexp(0, odds) - LABELS * odds
+            theirs = loss.mean() + penalty / 2 * (model.coef_**2).sum()
+            assert float(value[layer, index]) == pytest.approx(theirs, abs=1e-3)
+            assert weight[layer, index].numpy() == pytest.approx(model.coef_[0], abs=0.05)
+            assert float(bias[layer, index]) == pytest.approx(model.intercept_[0], abs=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_do_not_influence_each_other(method):
+    positive, negative = normal(pair_states(LABELS))
+    together = fit(method, positive, negative, LABELS)
+    alone = fit(method, positive[1:2], negative[1:2], LABELS)
+    cosine = torch.cosine_similarity(together.weight[1], alone.weight[0], dim=0)
+    assert abs(float(cosine)) > 0.999
+
+
+def test_folds_are_fitted_without_their_own_rows():
+    x = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(40) % 2
+    weights = torch.ones(1, 40)
+    weights[0, :20] = 0
+    part = probes.logistic(x, labels, torch.tensor([0.1]), weights)
+    alone = probes.logistic(x[:, 20:], labels[20:], torch.tensor([0.1]), torch.ones(1, 20))
+    for a, b in zip(part, alone, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_the_penalty_is_chosen_by_held_out_loss():
+    """Pure noise asks for the strongest penalty, a clean signal for a weak one."""
+    labels = torch.as_tensor(LABELS)
+    noise = torch.randn(1, 400, 32, generator=torch.Generator().manual_seed(0))
+    signal = noise + 5 * (2 * labels - 1)[None, :, None] * torch.eye(32)[0]
+    x = torch.cat([noise, signal])
+    found = probes.logistic_path(x, labels, [0.001, 0.1, 10.0], torch.arange(400) % 5)
+    assert found.facts["l2"].tolist() == pytest.approx([10.0, 0.001])
+
+
+def test_ccs_keeps_the_restart_with_the_lowest_loss():
+    positive, negative = normal(pair_states(LABELS, truth=1.0, distractor=1.0))
+    many = probes.ccs(positive, negative, restarts=8, l2=0.01, seed=3)
+    one = probes.ccs(positive, negative, restarts=1, l2=0.01, seed=3)
+    assert (many.facts["loss"] <= one.facts["loss"] + 1e-6).all()
+    again = probes.ccs(positive, negative, restarts=8, l2=0.01, seed=3)
+    assert torch.equal(many.weight, again.weight)
+
+
+def test_ccs_gradient_is_that_of_its_loss():
+    """Against autograd, through a single steepest-descent step of the optimiser."""
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(2, 1, 30, 4, generator=generator)
+    found = probes.ccs(positive, negative, restarts=1, l2=0.1, seed=0, tolerance=1e-5)
+    weight = found.weight[0].clone().requires_grad_()
+    bias = torch.zeros((), requires_grad=True)
+    best = torch.inf
+    for offset in torch.linspace(-2, 2, 401):  # the bias is not part of the result
+        p, q = (x[0] @ weight + offset + bias for x in (positive, negative))
+        p, q = p.sigmoid(), q.sigmoid()
+        loss = ((p + q - 1) ** 2 + torch.minimum(p, q) ** 2).mean() + 0.05 * (weight**2).sum()
+        if loss.item() < best:
+            best, kept = loss.item(), loss
+    kept.backward()
+    assert best == pytest.approx(float(found.facts["loss"][0]), abs=1e-4)
+    assert float(weight.grad.norm()) < 0.01
+
+
+def test_shrinkage_is_ledoit_and_wolfs():
+    x = torch.randn(2, 60, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x * torch.linspace(0.5, 2, 20)
+    x = x - x.mean(1, keepdim=True)
+    covariance, amount = probes.ledoit_wolf(x)
+    for layer in range(2):
+        theirs, shrinkage = ledoit_wolf(x[layer].numpy(), assume_centered=True)
+        assert covariance[layer].numpy() == pytest.approx(theirs)
+        assert float(amount[layer]) == pytest.approx(shrinkage)
+
+
+def test_lda_log_odds_are_those_of_two_gaussians():
+    rng = np.random.default_rng(0)
+    labels = torch.as_tensor(rng.integers(0, 2, 20_000))
+    x = torch.as_tensor(rng.normal(size=(1, 20_000, 3)))
+    x[0, :, 0] += 2.0 * labels  # means 0 and 2, unit variance: log-odds 2x − 2
+    for method in (probes.lda, probes.mass_mean):
+        found = method(x, labels)
+        assert float(found.weight[0, 0]) == pytest.approx(2.0, abs=0.1)
+        assert float(found.bias[0]) == pytest.approx(-2.0, abs=0.1)
+
+
+def test_vinc_with_equal_variance_and_covariance_is_crc():
+    """Σ − C of a pair's members is half the covariance of their difference."""
+    positive, negative = normal(pair_states(LABELS))
+    vinc = probes.vinc(positive, negative, 1, variance=1.0, invariance=0.0, negative_covariance=1.0)
+    crc = probes.crc(positive - negative)
+    assert torch.cosine_similarity(vinc.weight, crc.weight).abs() == pytest.approx(np.ones(3), abs=1e-4)
+
+
+def test_vinc_avoids_what_changes_with_the_wording():
+    states = pair_states(LABELS, truth=1.5)
+    variants = torch.stack([states, states.clone()])
+    coin = torch.as_tensor(np.random.default_rng(0).choice([-1.0, 1.0], len(LABELS)), dtype=torch.float32)
+    for wording, sign in enumerate((1, -1)):  # a strong contrast that the second wording turns around
+        variants[wording, :, :, 1, 2] += sign * 4 * coin
+        variants[wording, :, :, 0, 2] -= sign * 4 * coin
+    norm = Normalisation.of(variants.transpose(0, 1), "full")
+    members = norm(variants.transpose(0, 1)).flatten(1, 2)
+    negative, positive = members[:, :, 0], members[:, :, 1]
+    twice = np.tile(LABELS, 2)
+    with_invariance = probes.vinc(positive, negative, 2, variance=0.0, invariance=1.0, negative_covariance=1.0)
+    assert aurocs(with_invariance, positive, negative, twice)[1] > 0.9
+    assert aurocs(probes.crc(positive - negative), positive, negative, twice)[1] < 0.7
+
+
+def test_a_turned_direction_agrees_with_its_reference():
+    positive, negative = normal(pair_states(LABELS))
+    direction = probes.crc(positive - negative)
+    reference = torch.as_tensor(2.0 * LABELS - 1)
+    for turned in (direction, probes.Direction(-direction.weight, -direction.bias, {})):
+        found = probes.oriented(turned, positive - negative, reference)
+        odds = torch.einsum("lnd,ld->ln", positive - negative, found.weight)
+        assert (odds @ reference.float() > 0).all()
+
+
+def test_lbfgs_finds_the_bottom_of_many_valleys():
+    """Quadratics of different curvature, and Rosenbrock's function, side by side."""
+    curvature = torch.tensor([[1.0, 1.0], [1.0, 100.0], [0.1, 10.0]])
+
+    def objective(x):
+        a, b = x[3]
+        rosenbrock = (1 - a) ** 2 + 100 * (b - a**2) ** 2
+        slope = torch.stack([-2 * (1 - a) - 400 * a * (b - a**2), 200 * (b - a**2)])
+        value = torch.cat([(curvature * (x[:3] - 1) ** 2).sum(-1) / 2, rosenbrock[None]])
+        return value, torch.cat([curvature * (x[:3] - 1), slope[None]])
+
+    x, value = lbfgs(objective, torch.full((4, 2), -1.0), tolerance=1e-4)
+    assert torch.allclose(x, torch.ones(4, 2), atol=5e-3)
+    assert (value < 1e-5).all()
+
+
+def test_statistics_of_constant_features_do_not_blow_up():
+    states = torch.full((1, 1, 10, 2, 3), 700.0) + 1e-3 * torch.randn(1, 1, 10, 2, 3)
+    assert Normalisation.of(states, "full")(states).abs().max() < 1

@@ -1,0 +1,76 @@
+"""Stage 4: truth probes.
+
+Needs the hidden states of contrast pairs (train, val) under every wording of the probe, their prompts, and the source
+rows (controls read their text).
+Makes, under <results>/probes/{probe}/: probe.safetensors and probe.json (the reward model), layers.csv (every method on
+every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, scores.parquet (log-odds of every val
+row) and manifest.json. The rule fails if the probe does not lead its controls, unless the config lets it.
+"""
+
+
+def of_wordings(pattern, first_only=False):
+    """Input function: `pattern` filled for each wording of a probe (or those its reward is read from)."""
+
+    def paths(wildcards):
+        probe = CONFIG.probes[wildcards.probe]
+        wordings = probe.reward_wordings() if first_only else probe.wordings()
+        values = {"model": probe.model, "dataset": probe.dataset} | dict(wildcards)
+        return [pattern.format(wording=wording, **values) for wording in wordings]
+
+    return paths
+
+
+rule train_probe:
+    """Fit every method on every layer, choose on one part of train, report on val, compare with controls."""
+    input:
+        train_rows=filled("probes/{probe}", "<results>/data/{dataset}/train.parquet"),
+        val_rows=filled("probes/{probe}", "<results>/data/{dataset}/val.parquet"),
+        train_prompts=of_wordings(
+            "<results>/prompts/{model}/{dataset}/{wording}/train.parquet"
+        ),
+        val_prompts=of_wordings(
+            "<results>/prompts/{model}/{dataset}/{wording}/val.parquet"
+        ),
+        train_states=ancient(
+            of_wordings(
+                "<results>/hiddens/{model}/{dataset}/{wording}/train.safetensors"
+            )
+        ),
+        val_states=ancient(
+            of_wordings(
+                "<results>/hiddens/{model}/{dataset}/{wording}/val.safetensors"
+            )
+        ),
+        train_lineage=of_wordings(
+            "<results>/hiddens/{model}/{dataset}/{wording}/train.manifest.json"
+        ),
+        val_lineage=of_wordings(
+            "<results>/hiddens/{model}/{dataset}/{wording}/val.manifest.json"
+        ),
+        script=script_path("train_probe"),
+        code=imports("train_probe"),
+    output:
+        probe="<results>/probes/{probe}/probe.safetensors",
+        facts="<results>/probes/{probe}/probe.json",
+        layers=ensure("<results>/probes/{probe}/layers.csv", non_empty=True),
+        methods="<results>/probes/{probe}/methods.csv",
+        controls=ensure("<results>/probes/{probe}/controls.csv", non_empty=True),
+        wordings="<results>/probes/{probe}/wordings.csv",
+        scores="<results>/probes/{probe}/scores.parquet",
+        manifest="<results>/probes/{probe}/manifest.json",
+    log:
+        "<logs>/probes/{probe}/train.log",
+    benchmark:
+        "<benchmarks>/probes/{probe}/train.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: workflow.cores
+    params:
+        settings=settings("probes/{probe}"),
+    shell:
+        "python {input.script:q} --settings {params.settings:q}"
+        " --train-rows {input.train_rows:q} --val-rows {input.val_rows:q}"
+        " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
+        " --train-states {input.train_states:q} --val-states {input.val_states:q}"
+        " --lineage {input.train_lineage:q} {input.val_lineage:q}"
+        ' --output "$(dirname {output.facts:q})" >{log:q} 2>&1'

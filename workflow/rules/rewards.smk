@@ -1,0 +1,41 @@
+"""Stage 5: reward tables.
+
+Needs a probe and the hidden states of a split under the wordings it reads.
+Makes <results>/rewards/{probe}/{dataset}/{split}.parquet (id, rewards of the answers in order, label for diagnosis) and
+{split}.manifest.json, which tells the gold ceiling: how often the answer with the higher reward is the right one.
+"""
+
+
+rule score_answers:
+    """Score every allowed answer of every question once; runs, seeds and epochs look rewards up."""
+    input:
+        probe="<results>/probes/{probe}/probe.json",
+        weights="<results>/probes/{probe}/probe.safetensors",
+        prompts=of_wordings(
+            "<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet",
+            first_only=True,
+        ),
+        states=ancient(
+            of_wordings(
+                "<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors",
+                first_only=True,
+            )
+        ),
+        lineage=of_wordings(
+            "<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json",
+            first_only=True,
+        ),
+        manifest="<results>/probes/{probe}/manifest.json",
+        script=script_path("score_answers"),
+        code=imports("score_answers"),
+    output:
+        rewards="<results>/rewards/{probe}/{dataset}/{split}.parquet",
+        manifest="<results>/rewards/{probe}/{dataset}/{split}.manifest.json",
+    log:
+        "<logs>/rewards/{probe}/{dataset}/{split}.log",
+    conda:
+        "../../envs/train.yaml"
+    shell:
+        'python {input.script:q} --probe "$(dirname {input.probe:q})" --prompts {input.prompts:q}'
+        " --states {input.states:q} --lineage {input.manifest:q} {input.lineage:q}"
+        " --rewards {output.rewards:q} --manifest {output.manifest:q} >{log:q} 2>&1"

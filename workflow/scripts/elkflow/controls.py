@@ -1,0 +1,155 @@
+"""What a probe has to beat: readers of the text alone, the model's own answers, and probes that cannot know anything.
+
+Every control judges the val rows once; its numbers come with intervals like the probe's.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from elkflow import probes
+from elkflow.cli import progress
+from elkflow.fitting import Fitted, Parts, judged, log_odds, normalised, scores
+from elkflow.metrics import auroc
+from elkflow.pairs import Pairs
+from elkflow.settings.probe import ProbeSettings
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a control judges val: log-odds [draws, N] (one draw unless chance is part of it), and what it is."""
+
+    name: str
+    log_odds: NDArray
+    about: str
+
+
+def text_controls(parts: Parts, train: pd.DataFrame, val: pd.DataFrame) -> list[Control]:
+    """Majority, word overlap and bag of words: fitted on the fit part, without any hidden state.
+
+    Args:
+        train, val: source rows; their text columns (three words or more on average) are compared with each other.
+    """
+    labels = parts.train.labels[parts.fit]
+    share = float(labels.mean())
+    constant = np.full((1, len(parts.val)), np.log(share / (1 - share)))
+    found = [Control("majority", constant, f"always the more frequent label of the fit part ({share:.3f} positive)")]
+    columns = _text_columns(train)
+    if len(columns) >= 2:
+        odds = _fitted_log_odds(
+            _overlap(train, parts.train, columns)[parts.fit], labels, _overlap(val, parts.val, columns)
+        )
+        about = f"logistic regression on the share of words that {' and '.join(columns)} have in common"
+        found.append(Control("word_overlap", odds[None], about))
+    counter = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"(?u)\b\w+\b")
+    words = counter.fit_transform([parts.train.prompts[row] for row in parts.fit])
+    odds = _fitted_log_odds(words, labels, counter.transform(parts.val.prompts))
+    found.append(Control("bag_of_words", odds[None], "logistic regression on the prompt's words and word pairs"))
+    return found
+
+
+def _fitted_log_odds(train, labels: NDArray, val) -> NDArray:
+    return LogisticRegression(C=1.0, max_iter=1000).fit(train, labels).decision_function(val)
+
+
+def _text_columns(table: pd.DataFrame) -> list[str]:
+    """String columns of three words or more on average."""
+    texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
+    return [name for name in texts if table[name].head(200).astype(str).str.split().str.len().mean() >= 3]
+
+
+def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArray:
+    """Share of each text's words that occur in each other text [N, features]; with what answer is shown, if one is."""
+    rows = table.set_index(table["id"].astype(str)).loc[[str(question) for question in pairs.questions]]
+    words = {name: [set(re.findall(r"\w+", text.lower())) for text in rows[name].astype(str)] for name in columns}
+    shares = [
+        [len(a & b) / max(1, len(a)) for a, b in zip(words[first], words[second], strict=True)]
+        for first in columns
+        for second in columns
+        if first != second
+    ]
+    features = np.array(shares).T
+    if pairs.shown is None:
+        return features
+    shown = 2.0 * pairs.shown[:, None] - 1
+    return np.concatenate([features, shown, shown * features], 1)
+
+
+def zero_shot(parts: Parts) -> list[Control]:
+    """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt, averaged over wordings."""
+    if parts.val.zero_shot is None:
+        return []
+    return [Control("zero_shot", parts.val.zero_shot.mean(0)[None], "the model's own log-odds of its two answers")]
+
+
+def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> list[Control]:
+    """Random directions, and logistic probes on shuffled labels, each drawn `settings.draws` times.
+
+    As the real probe, every draw has all layers to choose from, and chooses (and finds its sign) on the selection part;
+    with shuffled labels that part is shuffled too. So what selection alone can do is in their spread.
+
+    Args:
+        fitted: the probe's own method on all layers; the penalty of a logistic probe is used for the shuffled ones.
+    """
+    draws, generator = settings.draws, torch.Generator().manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    train_labels = parts.train.labels
+    shuffled = np.stack([rng.permutation(train_labels) for _ in range(draws)])  # [draws, rows of train]
+    random_scores: list[tuple[NDArray, NDArray]] = []
+    shuffled_scores: list[tuple[NDArray, NDArray]] = []
+    l2 = float(np.median(fitted.facts["l2"])) if "l2" in fitted.facts else 0.1
+    for layers in progress(parts.train.chunks(parts.layers, others=len(parts.val)), "controls"):
+        _, fit, selection, val = normalised(parts, layers, settings.normalise)
+        width = fit.shape[-1]
+        directions = torch.randn(len(layers), draws, width, generator=generator).to(fit)
+        random_scores.append(_scores_of_many(directions, torch.zeros_like(directions[..., 0]), selection, val))
+        members = fit.flatten(1, 2)
+        labels = torch.as_tensor(shuffled[:, parts.fit], device=fit.device).repeat(1, fit.shape[1])
+        weight, bias, _ = probes.logistic(
+            members[:, :, 1] - members[:, :, 0], labels, torch.full((draws,), l2), torch.ones_like(labels)
+        )
+        shuffled_scores.append(_scores_of_many(weight, bias, selection, val))
+    truth = np.repeat(train_labels[parts.selection][None], draws, 0)
+    return [
+        Control(
+            "random_directions",
+            _best_of_layers(random_scores, truth, settings, parts),
+            f"a random direction on every layer, the best layer and sign chosen as for the probe; {draws} draws",
+        ),
+        Control(
+            "shuffled_labels",
+            _best_of_layers(shuffled_scores, shuffled[:, parts.selection], settings, parts),
+            f"logistic probes on shuffled train labels, the best layer chosen on shuffled ones; {draws} draws",
+        ),
+    ]
+
+
+def _scores_of_many(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
+    """Member scores [draws, L, V, N, 2] on both parts from weight [L, draws, D] and bias [L, draws]."""
+    each = range(weight.shape[1])
+    return tuple(np.stack([scores(weight[:, i], bias[:, i], states) for i in each]) for states in (selection, val))
+
+
+def _best_of_layers(
+    pieces: Sequence[tuple[NDArray, NDArray]], labels: NDArray, settings: ProbeSettings, parts: Parts
+) -> NDArray:
+    """Log-odds on val [draws, N] of each draw's best layer by AUROC against `labels` [draws, N of selection].
+
+    A direction that is right less often than not is turned around.
+    """
+    selection, val = (np.concatenate([piece[part] for piece in pieces], 1) for part in (0, 1))
+    groups = parts.train.groups[parts.selection]
+    chosen = []
+    for draw, truth in enumerate(labels):
+        odds, judged_labels, _ = judged(selection[draw], truth, groups, settings.ensembling)
+        values = np.array([auroc(layer, judged_labels) for layer in odds])
+        best = int(np.argmax(np.abs(values - 0.5)))
+        chosen.append(log_odds(val[draw, best]).mean(0) * (1 if values[best] >= 0.5 else -1))
+    return np.stack(chosen)

@@ -1,0 +1,224 @@
+"""Truth probes as pure functions: from the states of contrast pairs to one direction a layer.
+
+`positive` and `negative` are normalised states [L, N, D] of the two members of N pairs on L layers. All layers (and
+restarts, penalties, folds) are one batched problem. A pair's log-odds are weight · (positive − negative) + bias.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from elkflow.optimise import lbfgs
+
+
+class Direction(NamedTuple):
+    """What a method found on each layer: weight [L, D], bias [L], and numbers worth telling, each [L]."""
+
+    weight: Tensor
+    bias: Tensor
+    facts: dict[str, Tensor]
+
+
+def logistic(
+    difference: Tensor, labels: Tensor, l2: Tensor, weights: Tensor, *, tolerance: float = 1e-3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """L2-penalised logistic regression, P problems on each of L layers.
+
+    Minimises Σᵢ wᵢ log(1 + exp(−yᵢ(w·xᵢ + b))) + λ/2 |w|², weights summing to one, y = ±1, bias not penalised
+    (Cox 1958; as scikit-learn's LogisticRegression with C = 1 / (λN)).
+
+    Args:
+        difference: positive − negative [L, N, D].
+        labels: 0 or 1, [P, N] or [N].
+        l2: λ of each problem [P].
+        weights: how much each row counts in each problem [P, N].
+
+    Returns:
+        weight [L, P, D], bias [L, P] and value of the objective [L, P].
+    """
+    y = labels.to(difference).expand(weights.shape).mT  # [N, P]
+    share = (weights / weights.sum(-1, keepdim=True)).to(difference).mT
+    penalty = l2.to(difference)
+
+    def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias = x[..., :-1], x[..., -1]
+        z = torch.baddbmm(bias[:, None, :], difference, weight.mT)  # [L, N, P]
+        value = (share * (softplus(z) - y * z)).sum(1) + penalty / 2 * (weight**2).sum(-1)
+        residual = share * (z.sigmoid() - y)
+        slope = torch.bmm(residual.mT, difference) + penalty[:, None] * weight
+        return value, torch.cat([slope, residual.sum(1)[..., None]], -1)
+
+    layers, _, width = difference.shape
+    x, value = lbfgs(objective, difference.new_zeros(layers, len(weights), width + 1), tolerance=tolerance)
+    return x[..., :-1], x[..., -1], value
+
+
+def logistic_path(
+    difference: Tensor, labels: Tensor, l2: list[float], folds: Tensor, *, tolerance: float = 1e-3
+) -> Direction:
+    """Logistic regression with the penalty of each layer chosen by cross-validated log loss.
+
+    Every penalty on every fold and on all rows is one problem of the batch.
+
+    Args:
+        difference, labels: see `logistic`; labels [N].
+        l2: penalties to try.
+        folds: fold of each row [N], 0 … K−1.
+    """
+    count = int(folds.max()) + 1
+    inside = torch.stack([folds != fold for fold in range(count)] + [torch.ones_like(folds, dtype=torch.bool)])
+    weights = inside.repeat_interleave(len(l2), 0)  # [(K+1) penalties, N]
+    penalties = torch.tensor(l2, device=difference.device).repeat(count + 1)
+    weight, bias, value = logistic(difference, labels, penalties, weights, tolerance=tolerance)
+    z = torch.baddbmm(bias[:, None, :], difference, weight.mT).mT  # [L, P, N]
+    loss = softplus(z) - labels.to(z) * z
+    outside = (~weights[: count * len(l2)]).to(z)
+    held_out = (loss[:, : len(outside)] * outside).sum(-1).unflatten(1, (count, len(l2))).sum(1) / len(labels)
+    best = held_out.argmin(1)  # [L]
+    rows, chosen = torch.arange(len(best), device=best.device), count * len(l2) + best
+    facts = {
+        "l2": penalties[best],
+        "cross_validated_loss": held_out[rows, best],
+        "loss": value[rows, chosen],
+    }
+    return Direction(weight[rows, chosen], bias[rows, chosen], facts)
+
+
+def ccs(
+    positive: Tensor, negative: Tensor, *, restarts: int, l2: float, seed: int, tolerance: float = 1e-3
+) -> Direction:
+    """Contrast-consistent search (Burns et al. 2022): no labels.
+
+    With p± = σ(w·x± + b), minimises mean (p₊ + p₋ − 1)² + mean min(p₊, p₋)² + λ/2 |w|² from `restarts` random starts
+    and keeps the lowest. The sign of the result is arbitrary; b cancels in a pair's log-odds.
+    """
+    layers, rows, width = positive.shape
+
+    def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias = x[..., :-1], x[..., -1]
+        p = torch.baddbmm(bias[:, None, :], positive, weight.mT).sigmoid()  # [L, N, R]
+        q = torch.baddbmm(bias[:, None, :], negative, weight.mT).sigmoid()
+        excess, lower = p + q - 1, torch.minimum(p, q)
+        value = (excess**2 + lower**2).mean(1) + l2 / 2 * (weight**2).sum(-1)
+        first = p <= q
+        to_p = 2 / rows * (excess + lower * first) * p * (1 - p)
+        to_q = 2 / rows * (excess + lower * ~first) * q * (1 - q)
+        slope = torch.bmm(to_p.mT, positive) + torch.bmm(to_q.mT, negative) + l2 * weight
+        return value, torch.cat([slope, (to_p.sum(1) + to_q.sum(1))[..., None]], -1)
+
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(1, restarts, width + 1, generator=generator).to(positive) / math.sqrt(width)
+    start[..., -1] = 0
+    x, value = lbfgs(objective, start.repeat(layers, 1, 1), tolerance=tolerance)
+    best = value.argmin(1)
+    kept = x[torch.arange(layers, device=x.device), best]
+    spread = value.max(1).values - value.min(1).values
+    return Direction(kept[:, :-1], torch.zeros_like(kept[:, -1]), {"loss": value.min(1).values, "loss_spread": spread})
+
+
+def mass_mean(difference: Tensor, labels: Tensor) -> Direction:
+    """Difference of the classes' means, θ = μ₁ − μ₀ (Marks & Tegmark 2023).
+
+    Length and bias are those of linear discriminant analysis along θ alone, so that log-odds are calibrated when both
+    classes are Gaussian: w = θ |θ|² / (θᵀΣθ).
+    """
+    centred, means = _within(difference, labels)
+    theta = means[1] - means[0]
+    spread = (torch.bmm(centred, theta[..., None]).squeeze(-1) ** 2).mean(1)
+    weight = theta * ((theta**2).sum(-1) / spread.clamp(min=1e-12))[:, None]
+    return Direction(weight, _midpoint(weight, means, labels), {})
+
+
+def lda(difference: Tensor, labels: Tensor) -> Direction:
+    """Linear discriminant analysis, w = Σ⁻¹(μ₁ − μ₀) (Fisher 1936), with Σ shrunk to a multiple of the identity.
+
+    The amount is Ledoit & Wolf's (2004), a closed form of the data.
+    """
+    centred, means = _within(difference, labels)
+    covariance, amount = ledoit_wolf(centred)
+    weight = torch.cholesky_solve((means[1] - means[0])[..., None], torch.linalg.cholesky(covariance)).squeeze(-1)
+    return Direction(weight, _midpoint(weight, means, labels), {"shrinkage": amount})
+
+
+def ledoit_wolf(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Covariance of centred rows [L, N, D], shrunk as (1 − a) S + a tr(S)/D I; returns [L, D, D] and a [L]."""
+    rows, width = centred.shape[1:]
+    sample = torch.bmm(centred.mT, centred) / rows
+    trace = sample.diagonal(dim1=1, dim2=2).sum(-1)
+    squared = (sample**2).sum((1, 2))
+    distance = squared - trace**2 / width
+    noise = (((centred**2).sum(-1) ** 2).mean(1) - squared) / rows
+    amount = (noise / distance.clamp(min=1e-30)).clamp(0, 1)
+    shrunk = (1 - amount)[:, None, None] * sample
+    shrunk.diagonal(dim1=1, dim2=2).add_((amount * trace / width).clamp(min=1e-8)[:, None])
+    return shrunk, amount
+
+
+def vinc(
+    positive: Tensor, negative: Tensor, wordings: int, *, variance: float, invariance: float, negative_covariance: float
+) -> Direction:
+    """Variance, invariance, negative covariance: the unsupervised probe of EleutherAI's elk, in closed form.
+
+    The direction is the top eigenvector of v·Σ_between − i·Σ_within − c·(C + Cᵀ)/2, where Σ_between is the covariance
+    of questions (mean over wordings), Σ_within that of one question's wordings, and C the cross-covariance of the
+    pair's members. Its sign is arbitrary, its length such that log-odds have unit deviation.
+
+    Args:
+        wordings: rows are question-major within wordings: N = wordings × questions.
+    """
+    spread = [states.unflatten(1, (wordings, -1)) for states in (positive, negative)]  # [L, V, Q, D]
+    centres = [states.mean(1) - states.mean((1, 2))[:, None] for states in spread]
+    questions = centres[0].shape[1]
+    cross = torch.bmm(centres[0].mT, centres[1]) / questions
+    total = -negative_covariance * (cross + cross.mT) / 2
+    for states, centre in zip(spread, centres, strict=True):
+        if variance:
+            total = total + variance / 2 * torch.bmm(centre.mT, centre) / questions
+        if invariance and wordings > 1:
+            within = (states - states.mean(1, keepdim=True)).flatten(1, 2)
+            total = total - invariance / 2 * torch.bmm(within.mT, within) / within.shape[1]
+    return _unit_deviation(_top_eigenvector(total), positive - negative)
+
+
+def crc(difference: Tensor) -> Direction:
+    """Contrastive representation clustering, CRC-TPC (Burns et al. 2022): top principal component of the differences.
+
+    Sign arbitrary, length such that log-odds have unit deviation.
+    """
+    centred = difference - difference.mean(1, keepdim=True)
+    return _unit_deviation(_top_eigenvector(torch.bmm(centred.mT, centred) / centred.shape[1]), difference)
+
+
+def _within(difference: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Rows less their class's mean [L, N, D], and both means [L, D]."""
+    labels = labels.bool()
+    means = (difference[:, ~labels].mean(1), difference[:, labels].mean(1))
+    return difference - torch.where(labels[None, :, None], means[1][:, None], means[0][:, None]), means
+
+
+def _midpoint(weight: Tensor, means: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Bias [L] that puts the boundary between the means, moved by the classes' shares."""
+    share = labels.double().mean().clamp(1e-6, 1 - 1e-6)
+    return -(weight * (means[0] + means[1])).sum(-1) / 2 + torch.log(share / (1 - share)).to(weight)
+
+
+def _top_eigenvector(matrix: Tensor) -> Tensor:
+    """Of symmetric matrices [L, D, D], the eigenvector [L, D] of the largest eigenvalue."""
+    return torch.linalg.eigh(matrix).eigenvectors[..., -1]
+
+
+def _unit_deviation(weight: Tensor, difference: Tensor) -> Direction:
+    """Lengthen directions [L, D] so that log-odds of the rows have deviation 1; the bias centres them."""
+    scores = torch.bmm(difference, weight[..., None]).squeeze(-1)
+    weight = weight / scores.std(1, correction=0).clamp(min=1e-12)[:, None]
+    return Direction(weight, -torch.bmm(difference, weight[..., None]).mean((1, 2)), {})
+
+
+def oriented(direction: Direction, difference: Tensor, reference: Tensor) -> Direction:
+    """Turn directions so that their log-odds rise with `reference` [N] (its covariance with them is not negative)."""
+    scores = torch.bmm(difference, direction.weight[..., None]).squeeze(-1)
+    sign = torch.where(scores @ (reference - reference.mean()).to(scores) < 0, -1.0, 1.0).to(scores)
+    return Direction(direction.weight * sign[:, None], direction.bias * sign, direction.facts | {"turned": sign < 0})

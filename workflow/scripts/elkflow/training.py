@@ -1,0 +1,191 @@
+"""From contrast pairs to an admitted probe: fit, choose, compare with controls, and write it all down."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from elkflow import artefact
+from elkflow.admission import admit, control_table, flat, shown
+from elkflow.cli import timed
+from elkflow.controls import chance_controls, text_controls, zero_shot
+from elkflow.files import write_table, write_text
+from elkflow.fitting import UNSUPERVISED, Fitted, Parts, choose, fit_all, judged, log_odds, platt
+from elkflow.metrics import accuracy, auroc, bootstrap, ece, resamples, summary
+from elkflow.pairs import Pairs
+from elkflow.settings.probe import ProbeSettings
+
+logger = logging.getLogger("elkflow")
+
+OUTPUTS = (
+    "probe.safetensors",
+    "probe.json",
+    "layers.csv",
+    "methods.csv",
+    "controls.csv",
+    "wordings.csv",
+    "scores.parquet",
+)
+
+
+def train_probe(
+    settings: ProbeSettings, train: Pairs, val: Pairs, rows: tuple[pd.DataFrame, pd.DataFrame], folder: Path
+) -> dict[str, Any]:
+    """Fit, choose and report a probe; write the files of `OUTPUTS` into `folder`; return facts for the manifest.
+
+    Directions and normalisation come from the fit part of train, layer and method (and the optional calibration) from
+    its selection part, every number that is reported from val. Nothing is refitted on both parts afterwards: what is
+    reported is what is used.
+
+    Args:
+        rows: source rows of train and val, for the controls that read text.
+
+    Raises:
+        UserError: the inputs do not fit, or the probe does not lead its controls (see `admission.admit`).
+    """
+    parts = Parts.of(train, val, settings)
+    with timed(f"{', '.join(settings.methods)} on {len(parts.layers)} layers, {len(parts.fit)} pairs"):
+        fitted, norm = fit_all(parts, settings)
+    method, best = choose(fitted, parts, settings)
+    chosen, at = fitted[method], best[method]
+    with timed("intervals"):
+        weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
+        layers = layer_table(fitted, parts, settings)
+        methods = method_table(fitted, best, parts, settings)
+    odds = reward_log_odds(chosen.val[at], settings.ensembling)
+    scale, offset = calibration(chosen.selection[at], parts, settings) if settings.calibrate else (1.0, 0.0)
+    with timed("controls"):
+        controls = [*text_controls(parts, *rows), *zero_shot(parts), *chance_controls(parts, chosen, settings)]
+        table = control_table(controls, odds, val.labels, weights, settings)
+    logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], shown(table))
+    passed = admit(table, method, chosen.layers[at], settings)
+
+    own = methods.set_index("method").loc[method]
+    facts = {
+        "method": method,
+        "layer": chosen.layers[at],
+        "layers": train.layers,
+        "layer_convention": train.metadata[0].get("layers"),
+        "position": train.metadata[0].get("position"),
+        "model": {"name": settings.model, "hash": train.metadata[0].get("model")},
+        "dataset": settings.dataset,
+        "wordings": settings.wordings(),
+        "answers": train.answers,
+        "ensembling": settings.ensembling,
+        "normalisation": {"kind": settings.normalise, "of": "fit part of train, per answer and wording"},
+        "sign": _sign(method, settings),
+        "calibration": {"slope": scale, "offset": offset, "of": "selection part"} if settings.calibrate else None,
+        "reward": "sigmoid(log-odds) for answer 1, its complement for answer 0",
+        "found": {name: np.asarray(numbers[at]).item() for name, numbers in chosen.facts.items()},
+        "rows": {"fit": len(parts.fit), "selection": len(parts.selection), "val": len(val)},
+        "groups": {"fit": _count(train, parts.fit), "selection": _count(train, parts.selection), "val": _count(val)},
+        "metrics": {name: own[name] for name in methods.columns if name.startswith(METRICS)},
+        "selection_metrics": {
+            name.removeprefix("selection_"): own[name] for name in methods.columns if name.startswith("selection_")
+        },
+        "gate": {"passed": passed, "margin": settings.gate.margin, "allowed_anyway": not passed},
+    }
+    probe = artefact.Probe(
+        norm.mean[at], norm.scale[at], scale * chosen.weight[at], scale * chosen.bias[at] + offset, facts
+    )
+    artefact.save(probe, folder)
+    write_text(folder / "layers.csv", layers.to_csv(index=False))
+    write_text(folder / "methods.csv", methods.to_csv(index=False))
+    write_text(folder / "controls.csv", table.to_csv(index=False))
+    write_text(folder / "wordings.csv", wording_table(chosen, at, parts, settings, weights).to_csv(index=False))
+    write_table(score_table(fitted, best, scale * odds + offset, parts, settings), folder / "scores.parquet")
+    return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": float(own["auroc"])}
+
+
+METRICS = ("auroc", "accuracy", "calibrated_accuracy", "ece", "brier")
+
+
+def _sign(method: str, settings: ProbeSettings) -> str:
+    if method not in UNSUPERVISED:
+        return "by the labels it was fitted on"
+    return "by labels of the fit part" if settings.sign == "labels" else "by the model's own zero-shot answers"
+
+
+def _count(pairs: Pairs, rows: NDArray | None = None) -> int:
+    return len(np.unique(pairs.groups if rows is None else pairs.groups[rows]))
+
+
+def reward_log_odds(members: NDArray, ensembling: str) -> NDArray:
+    """Log-odds [N] the reward is made of, from member scores [V, N, 2]: averaged over wordings, or the first one's."""
+    odds = log_odds(members)
+    return odds.mean(0) if ensembling == "full" else odds[0]
+
+
+def calibration(members: NDArray, parts: Parts, settings: ProbeSettings) -> tuple[float, float]:
+    """Platt's slope and offset for the reward's log-odds, on the selection part."""
+    return platt(reward_log_odds(members, settings.ensembling), parts.train.labels[parts.selection])
+
+
+def layer_table(fitted: dict[str, Fitted], parts: Parts, settings: ProbeSettings) -> pd.DataFrame:
+    """Accuracy, AUROC and ECE with intervals of every method on every layer, on the selection part and on val."""
+    rows = []
+    for part in ("selection", "val"):
+        labels, groups = _truth(part, parts)
+        weights = None
+        for method, each in fitted.items():
+            odds, truth, clusters = judged(getattr(each, part), labels, groups, settings.ensembling)
+            if weights is None:
+                weights = resamples(len(truth), settings.bootstrap, settings.seed, clusters)
+            for index, layer in enumerate(each.layers):
+                probabilities = expit(odds[index])
+                metrics = {
+                    "accuracy": bootstrap(accuracy, probabilities, truth, weights=weights),
+                    "auroc": bootstrap(auroc, odds[index], truth, weights=weights),
+                    "ece": bootstrap(ece, probabilities, truth, weights=weights),
+                }
+                told = {name: numbers[index] for name, numbers in each.facts.items()}
+                rows.append({"method": method, "layer": layer, "part": part, **flat(metrics), **told})
+    return pd.DataFrame(rows)
+
+
+def _truth(part: str, parts: Parts) -> tuple[NDArray, NDArray]:
+    if part == "val":
+        return parts.val.labels, parts.val.groups
+    return parts.train.labels[parts.selection], parts.train.groups[parts.selection]
+
+
+def method_table(
+    fitted: dict[str, Fitted], best: dict[str, int], parts: Parts, settings: ProbeSettings
+) -> pd.DataFrame:
+    """Each method at its chosen layer: every metric on val, and (prefixed `selection_`) where it was chosen."""
+    rows = []
+    for method, each in fitted.items():
+        row: dict[str, Any] = {"method": method, "layer": each.layers[best[method]], "sign": _sign(method, settings)}
+        for part, prefix in (("val", ""), ("selection", "selection_")):
+            odds, truth, clusters = judged(getattr(each, part)[best[method]], *_truth(part, parts), settings.ensembling)
+            weights = resamples(len(truth), settings.bootstrap, settings.seed, clusters)
+            row |= {f"{prefix}{name}": value for name, value in flat(summary(odds, truth, weights)).items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def wording_table(
+    chosen: Fitted, at: int, parts: Parts, settings: ProbeSettings, weights: NDArray[np.float32]
+) -> pd.DataFrame:
+    """The chosen probe under each wording alone: how much the way of asking matters."""
+    rows = []
+    for index, wording in enumerate(settings.wordings()):
+        odds = log_odds(chosen.val[at, index])
+        rows.append({"wording": wording, **flat(summary(odds, parts.val.labels, weights))})
+    return pd.DataFrame(rows)
+
+
+def score_table(
+    fitted: dict[str, Fitted], best: dict[str, int], odds: NDArray, parts: Parts, settings: ProbeSettings
+) -> pd.DataFrame:
+    """Every val row: its label, the reward's log-odds, and those of each method at its own layer."""
+    columns = {"id": parts.val.ids, "group": parts.val.groups, "label": parts.val.labels, "log_odds": odds}
+    for method, each in fitted.items():
+        columns[f"log_odds_{method}"] = reward_log_odds(each.val[best[method]], settings.ensembling)
+    if parts.val.zero_shot is not None:
+        columns["log_odds_zero_shot"] = parts.val.zero_shot.mean(0)
+    return pd.DataFrame(columns)

@@ -1,0 +1,44 @@
+"""Score every allowed answer of a split with a frozen probe."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow import artefact
+from elkflow.cli import parse, run
+from elkflow.files import write_table
+from elkflow.lineage import write_manifest
+from elkflow.pairs import Pairs
+from elkflow.scoring import reward_table
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Make the reward table of a split."""
+
+    probe: Path  # folder
+    prompts: list[Path]  # one a wording that the probe reads
+    states: list[Path]
+    lineage: list[Path]  # manifests of the probe and of the states
+    rewards: Path
+    manifest: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read probe and pairs, score, write table and manifest."""
+    arguments = parse(Arguments, argv)
+    probe = artefact.load(arguments.probe)
+    pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
+    table, facts = reward_table(probe, pairs, arguments.probe)
+    write_table(table, arguments.rewards)
+    write_manifest(
+        arguments.manifest,
+        outputs={"rewards": arguments.rewards},
+        inputs={"/".join(path.parts[-2:]): path for path in arguments.lineage},
+        **facts,
+    )
+    logging.getLogger("elkflow").info("%d questions; picking the higher reward is right in %s", len(table), facts)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+"""Fit truth probes on all layers, choose one, compare it with its controls, and store it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow.cli import parse, run
+from elkflow.files import read_table
+from elkflow.lineage import write_manifest
+from elkflow.pairs import Pairs
+from elkflow.settings.probe import ProbeSettings
+from elkflow.training import OUTPUTS, train_probe
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fit a truth probe."""
+
+    settings: ProbeSettings
+    train_rows: Path  # data/{dataset}/train.parquet
+    val_rows: Path
+    train_prompts: list[Path]  # one a wording, the main one first
+    val_prompts: list[Path]
+    train_states: list[Path]
+    val_states: list[Path]
+    lineage: list[Path]  # manifests of the states
+    output: Path  # folder
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read pairs, hand them to the library, write the manifest."""
+    arguments = parse(Arguments, argv)
+    rows = (read_table(arguments.train_rows).to_pandas(), read_table(arguments.val_rows).to_pandas())
+    train = Pairs.read(arguments.train_prompts, arguments.train_states)
+    val = Pairs.read(arguments.val_prompts, arguments.val_states)
+    facts = train_probe(arguments.settings, train, val, rows, arguments.output)
+    write_manifest(
+        arguments.output / "manifest.json",
+        outputs={name: arguments.output / name for name in OUTPUTS},
+        inputs={"/".join(path.parts[-2:]): path for path in arguments.lineage}
+        | {"train": arguments.train_rows, "val": arguments.val_rows},
+        settings=arguments.settings,
+        seed=arguments.settings.seed,
+        **facts,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
