@@ -4,17 +4,18 @@ import random
 
 import pytest
 import torch
-from elkflow import hiddens
-from elkflow.errors import UserError
-from elkflow.hiddens import Reader, extract, tokenise
-from elkflow.models import encode_answer, encode_prompt
-from elkflow.packing import batches, tree_lines
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import WORDS, tiny_llama, tiny_tokenizer
+
+from elkflow import hiddens
+from elkflow.errors import UserError
+from elkflow.hiddens import Reader, extract, tokenise
+from elkflow.models import encode_answer, encode_prompt
+from elkflow.packing import batches, tree_lines
 
 TOKENIZER = tiny_tokenizer()
 MODEL = tiny_llama(len(TOKENIZER))

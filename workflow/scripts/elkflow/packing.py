@@ -113,9 +113,9 @@ def plain_lines(questions: Sequence[Question], closing: Sequence[int] = ()) -> l
 
 
 def decoder_lines(questions: Sequence[Question], start: int, shared: bool) -> list[Line]:
-    """The decoder's side of an encoder-decoder: `start` and an answer; `shared`: one line for all answers of a question.
+    """The decoder's side of an encoder-decoder: `start` and an answer, a line each, or one a question if `shared`.
 
-    The answers then stand side by side, each with its own start token, blind to each other. Distances between the
+    Its answers then stand side by side, each with its own start token, blind to each other. Distances between the
     tokens of one sequence stay what they are alone, which is all that relative position biases see.
     """
     lines = []
@@ -128,7 +128,7 @@ def decoder_lines(questions: Sequence[Question], start: int, shared: bool) -> li
 
 
 def batches(lines: Sequence[Line], tokens: int) -> Iterator[list[Line]]:
-    """Lines sorted by length, longest first, so that memory runs out at once or never; `tokens` with padding a batch."""
+    """Lines in batches of up to `tokens`, with padding; longest first, so that memory runs out at once or never."""
 
     def size(line: Line) -> int:
         return len(line.source) + len(line.ids)

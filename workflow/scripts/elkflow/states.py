@@ -52,7 +52,7 @@ class StatesFile:
     def write(self, name: str, slot: int, values: Tensor) -> None:
         """Put `values` [n, ...] into n slots of tensor `name` from `slot` on."""
         offset, stride, dtype = self._place[name]
-        content = memoryview(values.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy())
+        content = values.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data
         assert len(content) == len(values) * stride, f"{name}: slots of another shape"
         place = self._start + offset + slot * stride
         while content:

@@ -35,7 +35,7 @@ class WheelSource(Settings):
 class HubSource(Settings):
     """A model of the Hugging Face hub at one commit."""
 
-    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")
     """`owner/name`."""
     revision: str
     """The full commit hash: branches and tags move, and results with them."""
