@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json
+from elkflow.limits import TookTooLongError, time_limit
 from elkflow.models import encode_answer, encode_prompt, kind
 from elkflow.settings.data import ChatSettings, RenderSettings
 from elkflow.templates import Template, load_template
@@ -30,6 +31,7 @@ SCHEMA = pa.schema(
 )
 ABOUT = SCHEMA.append(pa.field("question_id", pa.string())).append(pa.field("answer_index", pa.int64()))
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+REFUSALS = (jinja2.TemplateError, TookTooLongError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 MARK = "\ue001"  # stands for the question while the chat template's markup around it is found
 
 
@@ -151,7 +153,7 @@ def ask(template: Template, row: Mapping[str, Any], order: Sequence[str] | None,
     """
     try:
         text, right, choices = template.render(row)
-    except (jinja2.TemplateError, TypeError, IndexError) as error:
+    except REFUSALS as error:
         raise UserError(f"template {template.name!r}, {where}: {error}") from None
     if not text:
         raise UserError(f"template {template.name!r}, {where}: renders to nothing")
@@ -186,14 +188,15 @@ def wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bo
         turns = [{"role": "user", "content": text}]
         if settings.system_prompt is not None:
             turns.insert(0, {"role": "system", "content": settings.system_prompt})
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            with time_limit():
+                return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except REFUSALS as error:
+            raise UserError(f"models: the tokenizer's chat template refuses its turns ({error})") from None
 
     if not tokenizer.chat_template:
         raise UserError("models: `chat: true`, but the model's tokenizer has no chat template")
-    try:
-        before, found, after = whole(MARK).partition(MARK)
-    except jinja2.TemplateError as error:
-        raise UserError(f"models: the tokenizer's chat template refuses the system prompt ({error})") from None
+    before, found, after = whole(MARK).partition(MARK)
     # Rendering the template once and joining strings is fifty times as fast; some templates look into the content.
     if found and whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
         return lambda text: before + text + after

@@ -14,9 +14,10 @@ from typing import Any
 import jinja2
 import jinja2.meta
 import yaml
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from elkflow.errors import UserError
+from elkflow.limits import time_limit
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
 BAR = "|||"
@@ -40,9 +41,27 @@ def _most_frequent(items: list[Any]) -> list[Any]:
     return [item for item, count in counts.items() if count == max(counts.values())]
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, with limits on the operations that fill the memory in one step."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        whole = isinstance(left, int | float) and isinstance(right, int | float)
+        if (operator == "%" and not whole) or (operator == "**" and not (whole and abs(right) <= 64 >= abs(left))):
+            raise SecurityError(f"`{operator}` is not for templates to use like this")
+        if operator == "*" and not whole and max(_size(left) * _size(right), 0) > 10_000:
+            raise SecurityError("a template may not repeat text more than 10,000 times")
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(value: Any) -> int:
+    return value if isinstance(value, int) else len(value) if isinstance(value, str | list | tuple) else 1
+
+
 def _environment() -> jinja2.Environment:
     # What promptsource's templates use beside Jinja itself: `zip`, and three filters. `choice` would draw at random.
-    environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    environment = _Environment(undefined=jinja2.StrictUndefined)
     environment.globals["zip"] = zip
     environment.filters["most_frequent"] = _most_frequent
     return environment
@@ -76,13 +95,15 @@ class Template:
 
         Raises:
             jinja2.TemplateError: a name that the row lacks, or an operation the sandbox forbids.
+            TookTooLongError: it does not come to an end.
         """
         body, choices = self._compiled
         values = {name: value.replace(BAR, SHIELD) if isinstance(value, str) else value for name, value in row.items()}
         answers = None
-        if choices is not None:
-            answers = values["answer_choices"] = [part.strip() for part in choices.render(values).split(BAR)]
-        question, bar, right = body.render(values).partition(BAR)
+        with time_limit():
+            if choices is not None:
+                answers = values["answer_choices"] = [part.strip() for part in choices.render(values).split(BAR)]
+            question, bar, right = body.render(values).partition(BAR)
         return (
             question.strip().replace(SHIELD, BAR),
             right.strip().replace(SHIELD, BAR) if bar else None,

@@ -1,5 +1,6 @@
 """Where questions come from, how they are divided between probe, PPO and validation, and how they are worded."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -235,7 +236,7 @@ def _over(entry: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _catalog(entry: Any) -> dict[str, Any]:
     path = CATALOG / f"{entry}.yaml"
-    if not path.is_file():
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", str(entry)) or not path.is_file():
         known = ", ".join(sorted(file.stem for file in CATALOG.glob("*.yaml"))) or "nothing"
         raise ValueError(f"catalog: no entry {entry!r}; there is {known}")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
