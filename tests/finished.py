@@ -61,37 +61,69 @@ def write_suite(folder: Path, tables: list[pd.DataFrame], metric="acc", inputs=N
     }
     write_json(folder / "results.json", results)
     write_table(pd.concat(tables, ignore_index=True), folder / "samples.parquet")
-    outputs = {"results": folder / "results.json", "samples": folder / "samples.parquet"}
-    write_manifest(folder / "manifest.json", outputs=outputs, inputs=inputs or {})
+    made(folder, "results.json", "samples.parquet", inputs=inputs or [])
+
+
+def made(folder: Path, *outputs: str, inputs: list[Path], name: str = "manifest.json") -> Path:
+    """A manifest for files of `folder`."""
+    files = {output: folder / output for output in outputs}
+    write_manifest(folder / name, outputs=files, inputs={str(path): path for path in inputs}, seed=0, device="cpu")
+    return folder / name
 
 
 def write_results(results: Path) -> None:
-    """Run r on model m and probe p: base at one half, seed 0 all right, seed 1 nine in ten; wordings and a control."""
+    """Run r on model m and probe p: base at one half, seed 0 all right, seed 1 nine in ten; wordings and a control.
+
+    The probe errs on the first six questions.
+    """
+    ids = [f"q{i}" for i in range(QUESTIONS)]
+    rows = {"id": ids, "group": [f"g{i // 2}" for i in range(QUESTIONS)], "label": [0, 1] * (QUESTIONS // 2)}
+    write_table(pd.DataFrame(rows), results / "data/d/val.parquet")
+    data = made(results / "data/d", "val.parquet", inputs=[])
+    (results / "models/m/checkpoint").mkdir(parents=True)
+    (results / "models/m/checkpoint/config.json").write_text("{}")
+    model = made(results / "models/m", "checkpoint", inputs=[])
+    for wording in ("training", "held_out"):
+        write_table(pd.DataFrame(rows), results / f"prompts/m/d/{wording}/val.parquet")
+        made(results / f"prompts/m/d/{wording}", "val.parquet", inputs=[data, model])
+    prompts = results / "prompts/m/d/training/val.parquet"
+    write_probe(results / "probes/p", [prompts, model])
+    rewards = [[0.9, 0.1] if i % 2 == 0 else [0.2, 0.8] for i in range(QUESTIONS)]
+    rewards[:6] = [pair[::-1] for pair in rewards[:6]]
+    write_table(pd.DataFrame({"id": ids, "rewards": rewards}), results / "rewards/p/d/val.parquet")
+    made(
+        results / "rewards/p/d",
+        "val.parquet",
+        inputs=[results / "probes/p/manifest.json", prompts],
+        name="val.manifest.json",
+    )
     write_suite(
         results / "evaluations/base/m/d/target",
         [samples("training", [0] * 30 + [1] * 30), samples("held_out", [1, 0] * 30)],
+        inputs=[model, prompts],
     )
-    write_suite(results / "evaluations/base/m/d/control", [samples("cloze", [1, 0, 1, 0])])
+    write_suite(results / "evaluations/base/m/d/control", [samples("cloze", [1, 0, 1, 0])], inputs=[model])
     for seed, right in ((0, 60), (1, 54)):
+        folder = results / f"runs/r/seed{seed}"
+        folder.mkdir(parents=True)
+        steps = [
+            {
+                "step": i,
+                "reward": 0.5 + 0.05 * i,
+                "gold_accuracy": 0.5 + 0.04 * i,
+                "valid": 1.0,
+                "yes_rate": 0.5,
+                "entropy": 0.6 - 0.05 * i,
+                "kl_k3": 0.1 * i,
+            }
+            for i in range(10)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+        run = made(folder, "metrics.jsonl", inputs=[results / "rewards/p/d/val.manifest.json"])
         folder = results / f"evaluations/tuned/r/seed{seed}"
         tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
-        write_suite(folder / "target", tuned)
-        write_suite(folder / "control", [samples("cloze", [1, 1, 1, 0])])
-        steps = [
-            {"step": i, "reward": 0.5 + 0.05 * i, "gold_accuracy": 0.5 + 0.04 * i, "valid": 1.0} for i in range(10)
-        ]
-        path = results / f"runs/r/seed{seed}/metrics.jsonl"
-        path.parent.mkdir(parents=True)
-        path.write_text("".join(json.dumps(step) + "\n" for step in steps))
-    ids = [f"q{i}" for i in range(QUESTIONS)]
-    for wording in ("training", "held_out"):
-        prompts = {"id": ids, "group": [f"g{i // 2}" for i in range(QUESTIONS)], "label": [0, 1] * (QUESTIONS // 2)}
-        write_table(pd.DataFrame(prompts), results / f"prompts/m/d/{wording}/val.parquet")
-    rewards = {"id": ids, "rewards": [[0.9, 0.1] if i % 2 == 0 else [0.2, 0.8] for i in range(QUESTIONS)]}
-    for row in range(6):  # the probe is wrong about the first six questions
-        rewards["rewards"][row] = rewards["rewards"][row][::-1]
-    write_table(pd.DataFrame(rewards), results / "rewards/p/d/val.parquet")
-    write_probe(results / "probes/p")
+        write_suite(folder / "target", tuned, inputs=[run, prompts])
+        write_suite(folder / "control", [samples("cloze", [1, 1, 1, 0])], inputs=[run])
 
 
 def figures(auroc, accuracy):
@@ -105,7 +137,7 @@ def figures(auroc, accuracy):
     }
 
 
-def write_probe(folder: Path) -> None:
+def write_probe(folder: Path, inputs: list[Path]) -> None:
     folder.mkdir(parents=True)
     probe = {"method": "logistic", "layer": 2, "metrics": figures(0.97, 0.93), "model": {"name": "m"}, "dataset": "d"}
     write_json(folder / "probe.json", probe | {"gate": {"passed": True}})
@@ -118,4 +150,4 @@ def write_probe(folder: Path) -> None:
     pd.DataFrame(rows).to_csv(folder / "layers.csv", index=False)
     controls = [{"control": "majority", "auroc": 0.5, "accuracy": 0.5}, {"control": "zero_shot", **figures(0.51, 0.5)}]
     pd.DataFrame(controls).to_csv(folder / "controls.csv", index=False)
-    write_manifest(folder / "manifest.json", outputs={"probe": folder / "probe.json"}, inputs={})
+    made(folder, "probe.json", "layers.csv", "controls.csv", inputs=inputs)
