@@ -96,6 +96,10 @@ rule compare:
         manifest="<results>/summary/manifest.json",
     params:
         settings=PLAN.model_dump_json(),
+    log:
+        "<logs>/summary/compare.log",
+    conda:
+        "../../envs/base.yaml"
     shell:
         "python {input.script:q} --settings {params.settings:q}"
         ' --results "$(dirname "$(dirname {output.verdict:q})")" --output "$(dirname {output.verdict:q})" >{log:q} 2>&1'
