@@ -66,6 +66,8 @@ class EvaluationSettings(Settings):
     """What stands for the tuned model: the merged checkpoint, or the base model with the adapter on top."""
     without_rl: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
     """Sampled answers in the best-of-N baselines; empty: no such baselines."""
+    fresh_probe: bool = False
+    """Read the tuned models' states too, with the frozen probe and with a fresh one: is the truth hidden or kept?"""
 
     def wordings(self) -> list[str]:
         """Every wording some suite asks for, in order, each once."""
@@ -73,4 +75,4 @@ class EvaluationSettings(Settings):
 
     def questions(self) -> str:
         """As JSON, the part that decides what a model answers: what its evaluation depends on."""
-        return self.model_dump_json(exclude={"tuned", "without_rl"})
+        return self.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe"})

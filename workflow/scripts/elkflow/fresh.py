@@ -1,0 +1,48 @@
+"""Frozen against fresh: can the truth still be read from the tuned model, and by the probe it was trained on?"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from elkflow.artefact import Probe
+from elkflow.fitting import Parts, choose, fit_all
+from elkflow.metrics import accuracy, auroc, bootstrap, resamples
+from elkflow.pairs import Pairs
+from elkflow.settings.probe import ProbeSettings
+
+
+def frozen_and_fresh(probe: Probe, settings: ProbeSettings, train: Pairs, val: Pairs) -> dict[str, dict[str, Any]]:
+    """AUROC and accuracy, on val, of two probes that read the tuned model's states.
+
+    `frozen` is the probe the policy was rewarded by, as it is (missing where the policy is another model); `fresh` is
+    fitted and given a layer just as that one was, by the same method, on the tuned model's states of train.
+
+    Args:
+        train, val: contrast pairs with the tuned model's states, under the probe's wordings.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
+    if (val.layers, val.width) == (probe.facts["layers"], len(probe.weight)):
+        odds = probe.log_odds(val.states([probe.layer])[0]).double().numpy()
+        found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _figures(odds, val.labels, weights)
+    alone = settings.model_copy(update={"methods": [probe.facts["method"]], "reward": "best"})
+    parts = Parts.of(train, val, alone)
+    fitted, _ = fit_all(parts, alone)
+    method, best = choose(fitted, parts, alone)
+    members = fitted[method].val[best[method]]  # [V, N, 2]
+    odds = (members[..., 1] - members[..., 0]).mean(0)
+    layer = fitted[method].layers[best[method]]
+    found["fresh"] = {"method": method, "layer": layer} | _figures(odds, val.labels, weights)
+    return found
+
+
+def _figures(odds: NDArray[np.float64], labels: NDArray, weights: NDArray) -> dict[str, float]:
+    area = bootstrap(auroc, odds, labels, weights=weights)
+    right = bootstrap(accuracy, expit(odds), labels, weights=weights)
+    return {
+        f"{name}{end}": value
+        for name, interval in (("auroc", area), ("accuracy", right))
+        for end, value in zip(("", "_low", "_high"), interval, strict=True)
+    }

@@ -1,0 +1,47 @@
+"""Read the tuned model's states with the frozen probe and with a fresh one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow import artefact
+from elkflow.cli import parse, run, timed
+from elkflow.files import write_json
+from elkflow.fresh import frozen_and_fresh
+from elkflow.lineage import write_manifest
+from elkflow.pairs import Pairs
+from elkflow.settings.probe import ProbeSettings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line of this script."""
+
+    settings: ProbeSettings
+    probe: Path  # folder of the frozen probe
+    train_prompts: list[Path]  # one a wording, the main one first
+    val_prompts: list[Path]
+    train_states: list[Path]  # the tuned model's
+    val_states: list[Path]
+    lineage: list[Path]  # manifests of the probe and of the states
+    output: Path
+    manifest: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(Arguments, argv)
+    train = Pairs.read(arguments.train_prompts, arguments.train_states)
+    val = Pairs.read(arguments.val_prompts, arguments.val_states)
+    with timed("fresh probe"):
+        found = frozen_and_fresh(artefact.load(arguments.probe), arguments.settings, train, val)
+    write_json(arguments.output, found)
+    write_manifest(
+        arguments.manifest,
+        outputs={"fresh_probe": arguments.output},
+        inputs={"/".join(path.parts[-3:]): path for path in arguments.lineage},
+        settings=arguments.settings,
+        seed=arguments.settings.seed,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
