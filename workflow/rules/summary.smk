@@ -94,12 +94,12 @@ rule compare:
             "provenance", category="4 Provenance", title="What it was made from"
         ),
         manifest="<results>/summary/manifest.json",
-    params:
-        settings=PLAN.model_dump_json(),
     log:
         "<logs>/summary/compare.log",
     conda:
         "../../envs/base.yaml"
+    params:
+        settings=PLAN.model_dump_json(),
     shell:
         "python {input.script:q} --settings {params.settings:q}"
         ' --results "$(dirname "$(dirname {output.verdict:q})")" --output "$(dirname {output.verdict:q})" >{log:q} 2>&1'
