@@ -116,10 +116,13 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
 
 
 def sha256(path: Path | str) -> str:
-    """Hex digest of a file's content, or of a folder's files and their relative names."""
+    """Hex digest of a file's content, or of a folder's files and their relative names.
+
+    Snakemake leaves a time stamp in the folders it tracks; that is none of their content.
+    """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != ".snakemake_timestamp")
         lines = [f"{sha256(file)}  {file.relative_to(path).as_posix()}" for file in files]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     with path.open("rb") as handle:
