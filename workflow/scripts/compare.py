@@ -1,4 +1,4 @@
-"""Compare base and tuned models and write the summary: verdict, tables and figures."""
+"""Compare base and tuned models and write the summary: verdict, tables, figures, pages and model cards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from elkflow import overview, plots, tables
+from elkflow.cards import card
 from elkflow.cli import parse, run, timed
 from elkflow.files import atomic, read_json, write_json, write_text
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check, write_manifest
 from elkflow.settings.summary import Plan
 from elkflow.summary import gather, manifests, read_layers, read_steps
 
@@ -25,11 +26,14 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     plan, out = arguments.settings, arguments.output
+    found = manifests(plan, arguments.results)
+    for manifest in found.values():
+        check(manifest)
     with timed("comparing"):
         verdict = gather(plan, arguments.results)
     comparison = pd.DataFrame(verdict["evaluations"])
     for name, rows in (
-        ("comparison", tables.comparison_rows(comparison)),
+        ("comparison", tables.comparison_rows(verdict["evaluations"])),
         ("probes", tables.probe_rows(verdict["probes"])),
     ):
         write_text(out / f"{name}.md", tables.markdown(rows))
@@ -44,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
             ("layers", plots.layers(layers, overview.chosen_layers(verdict))),
         ):
             plots.save(chart, out / f"{name}.png")
-        found = manifests(plan, arguments.results)
         entries = {name: read_json(path) for name, path in found.items()}
         for name, page in (
             ("overview", overview.overview(verdict)),
@@ -54,6 +57,9 @@ def main(argv: list[str] | None = None) -> None:
             ("provenance", overview.provenance_page(found, entries)),
         ):
             page.save(out / f"{name}.html")
+    for training in verdict["trainings"]:
+        folder = arguments.results / "runs" / training["run"] / f"seed{training['seed']}"
+        write_text(folder / "README.md", card(training, verdict, arguments.results))
     write_json(out / "verdict.json", verdict)
     write_manifest(
         out / "manifest.json",

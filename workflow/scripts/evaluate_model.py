@@ -6,7 +6,7 @@ from pathlib import Path
 from elkflow.cli import parse, run, timed
 from elkflow.evaluation import evaluate_suite, load_subject
 from elkflow.files import write_json, write_table
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check_files, write_manifest
 from elkflow.settings.evaluation import EvaluationSettings
 from elkflow.settings.model import ModelSettings
 
@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     prompts = {file.parent.name: file for file in arguments.prompts}
     adapter = next(iter(arguments.adapter), None)
+    check_files(arguments.model, *arguments.adapter, *arguments.prompts)
     with timed("loading the model"):
         model = load_subject(arguments.model, arguments.model_settings, arguments.settings, adapter)
     for file in arguments.results:

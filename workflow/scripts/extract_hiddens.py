@@ -7,7 +7,7 @@ from pathlib import Path
 from elkflow import hiddens
 from elkflow.cli import parse, run, timed
 from elkflow.files import read_json, read_table, sha256
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check_files, write_manifest
 from elkflow.models import kind, load_model, load_tokenizer, special_tokens
 from elkflow.settings.model import ModelSettings
 
@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     """Check everything that can be checked without the model, then load it and stream its states to the file."""
     arguments = parse(Arguments, argv)
     settings, folder = arguments.settings, arguments.checkpoint
+    check_files(folder, arguments.prompts)
     table = read_table(arguments.prompts, ["id", "prompt", "answers"])
     names = [f"{arguments.prompts}: {name}" for name in table["id"].to_pylist()]
     tokenizer, family = load_tokenizer(folder, settings.trust_remote_code), kind(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from elkflow import artefact
 from elkflow.cli import parse, run
 from elkflow.files import write_table
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check, check_files, write_manifest
 from elkflow.pairs import Pairs
 from elkflow.scoring import reward_table
 
@@ -27,6 +27,8 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Read probe and pairs, score, write table and manifest."""
     arguments = parse(Arguments, argv)
+    check(arguments.probe / "manifest.json")
+    check_files(*arguments.prompts, *arguments.states)
     probe = artefact.load(arguments.probe)
     pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
     table, facts = reward_table(probe, pairs, arguments.probe)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elkflow.cli import parse, run
 from elkflow.files import read_table
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check_files, write_manifest
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
 from elkflow.training import OUTPUTS, train_probe
@@ -29,6 +29,8 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Read pairs, hand them to the library, write the manifest."""
     arguments = parse(Arguments, argv)
+    check_files(arguments.train_rows, arguments.val_rows, *arguments.train_prompts, *arguments.val_prompts)
+    check_files(*arguments.train_states, *arguments.val_states)
     rows = (read_table(arguments.train_rows).to_pandas(), read_table(arguments.val_rows).to_pandas())
     train = Pairs.read(arguments.train_prompts, arguments.train_states)
     val = Pairs.read(arguments.val_prompts, arguments.val_states)

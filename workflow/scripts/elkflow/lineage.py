@@ -65,14 +65,41 @@ def check(manifest: Path) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or its content is not what the manifest says; the message names it.
     """
-    content = read_json(manifest)
-    for name, entry in content["outputs"].items():
-        file = Path(manifest).parent / entry["path"]
-        if not file.exists():
-            raise UserError(f"{file}: missing, though {manifest} lists it as {name}")
-        if sha256(file) != entry["sha256"]:
-            raise UserError(f"{file}: damaged or changed since it was made (its hash is not the one in {manifest})")
+    content = _read(manifest)
+    for entry in content["outputs"].values():
+        _compare(manifest, entry)
     return content
+
+
+def check_files(*paths: Path) -> None:
+    """Compare files and folders, before they are computed with, with the manifests that lie beside them.
+
+    The manifest of `x.parquet` is `x.manifest.json` or `manifest.json`; what no manifest lists is not checked.
+
+    Raises:
+        UserError: as `check`.
+    """
+    for path in paths:
+        for manifest in (path.with_name(f"{path.stem}.manifest.json"), path.with_name("manifest.json")):
+            for entry in _read(manifest)["outputs"].values() if manifest.is_file() else ():
+                if entry["path"] == path.name:
+                    _compare(manifest, entry)
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    content = read_json(manifest)
+    entries = content.get("outputs") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or not all({"path", "sha256"} <= set(entry) for entry in entries.values()):
+        raise UserError(f"{manifest}: damaged; it is no manifest")
+    return content
+
+
+def _compare(manifest: Path, entry: Mapping[str, str]) -> None:
+    file = Path(manifest).parent / entry["path"]
+    if not file.exists():
+        raise UserError(f"{file}: missing, though {manifest} lists it")
+    if sha256(file) != entry["sha256"]:
+        raise UserError(f"{file}: damaged or changed since it was made (its hash is not the one in {manifest})")
 
 
 def _entry(path: Path, folder: Path) -> dict[str, str]:
