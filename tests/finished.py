@@ -64,10 +64,10 @@ def write_suite(folder: Path, tables: list[pd.DataFrame], metric="acc", inputs=N
     made(folder, "results.json", "samples.parquet", inputs=inputs or [])
 
 
-def made(folder: Path, *outputs: str, inputs: list[Path], name: str = "manifest.json") -> Path:
+def made(folder: Path, *outputs: str, inputs: list[Path], name: str = "manifest.json", **facts) -> Path:
     """A manifest for files of `folder`."""
     files = {output: folder / output for output in outputs}
-    write_manifest(folder / name, outputs=files, inputs={str(path): path for path in inputs}, seed=0, device="cpu")
+    write_manifest(folder / name, outputs=files, inputs={str(path): path for path in inputs}, seed=0, **facts)
     return folder / name
 
 
@@ -79,7 +79,8 @@ def write_results(results: Path) -> None:
     ids = [f"q{i}" for i in range(QUESTIONS)]
     rows = {"id": ids, "group": [f"g{i // 2}" for i in range(QUESTIONS)], "label": [0, 1] * (QUESTIONS // 2)}
     write_table(pd.DataFrame(rows), results / "data/d/val.parquet")
-    data = made(results / "data/d", "val.parquet", inputs=[])
+    splits = {"val": {"rows": QUESTIONS, "labels": {"No": QUESTIONS // 2, "Yes": QUESTIONS // 2}}}
+    data = made(results / "data/d", "val.parquet", inputs=[], splits=splits)
     (results / "models/m/checkpoint").mkdir(parents=True)
     (results / "models/m/checkpoint/config.json").write_text("{}")
     model = made(results / "models/m", "checkpoint", inputs=[])

@@ -231,7 +231,7 @@ def evaluation_page(verdict: dict[str, Any], comparison: pd.DataFrame) -> Page:
     )
     if len(verdict["trainings"]) <= MANY:
         page.chart(plots.before_after(comparison))
-    page.table(tables.comparison_rows(comparison))
+    page.table(tables.comparison_rows(verdict["evaluations"]))
     page.heading("The probe or the truth?")
     page.text(
         "On most questions the probe is right and pleasing it is telling the truth. The questions where the probe errs "

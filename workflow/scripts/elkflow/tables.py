@@ -1,6 +1,6 @@
 """Tables for people: Markdown for files, plain lines for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -76,7 +76,7 @@ def judgement(row: Any) -> str:
     return "better" if (row["difference"] > 0) == bool(row["higher_is_better"]) else "worse"
 
 
-def comparison_rows(comparison: pd.DataFrame) -> list[dict[str, str]]:
+def comparison_rows(comparison: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
     """The comparison as cells of text."""
     return [
         {
@@ -92,7 +92,7 @@ def comparison_rows(comparison: pd.DataFrame) -> list[dict[str, str]]:
             "p (Holm)": p_value(row["p_holm"]),
             "verdict": judgement(row),
         }
-        for row in comparison.to_dict("records")
+        for row in comparison
     ]
 
 
@@ -100,11 +100,8 @@ def probe_rows(probes: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """Every probe and, under it, its baselines, as cells of text."""
     rows = []
     for probe in probes:
-        name = f"{probe['method']}, layer {probe['layer']}"
-        rows.append(_probe_row(f"**{probe['probe']}**", f"**{name}**", probe))
-        rows += [
-            _probe_row(probe["probe"], BASELINES.get(key, key), entry) for key, entry in probe["baselines"].items()
-        ]
+        rows.append(_probe_row(probe["probe"], f"probe: {probe['method']}, layer {probe['layer']}", probe))
+        rows += [_probe_row("", BASELINES.get(key, key), entry) for key, entry in probe["baselines"].items()]
     return rows
 
 
