@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint bench dag report clean
+.PHONY: help run test lint bench dag report verify push clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -32,6 +32,13 @@ dag: $(READY) ## draw the rule graph
 
 report: $(READY) ## write report.html from finished results
 	snakemake --report report.html
+
+verify: $(READY) ## follow every score back to the rows of the data, and compute every number again
+	python workflow/scripts/verify.py
+	python workflow/scripts/recompute.py
+
+push: $(READY) ## send a run to the hub, privately: make push RUN=quickstart REPO=me/name (token in HF_TOKEN)
+	python workflow/scripts/push_to_hub.py --run $(RUN) --repo $(REPO) --seed $(or $(SEED),0)
 
 clean: ## remove results, logs and caches (not the environment)
 	rm -rf results logs benchmarks report.html .snakemake
