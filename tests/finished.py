@@ -120,7 +120,8 @@ def write_results(results: Path) -> None:
             for i in range(10)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-        run = made(folder, "metrics.jsonl", inputs=[results / "rewards/p/d/val.manifest.json"])
+        write_json(folder / "outcome.json", {"outcome": "finished", "kept": 8, "reason": ""})
+        run = made(folder, "metrics.jsonl", "outcome.json", inputs=[results / "rewards/p/d/val.manifest.json"])
         folder = results / f"evaluations/tuned/r/seed{seed}"
         tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
         write_suite(folder / "target", tuned, inputs=[run, prompts])

@@ -47,6 +47,7 @@ rule compare:
         tuned_samples=of_trainings("<results>/evaluations/tuned/{run}/seed{seed}/{suite}/samples.parquet"),
         prompts=of_trainings("<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"),
         metrics=of_trainings("<results>/runs/{run}/seed{seed}/metrics.jsonl"),
+        outcomes=of_trainings("<results>/runs/{run}/seed{seed}/outcome.json"),
         rewards=of_trainings("<results>/rewards/{probe}/{dataset}/val.parquet"),
         probes=expand("<results>/probes/{probe}/probe.json", probe=PLAN.probes),
         run_manifests=of_trainings("<results>/runs/{run}/seed{seed}/manifest.json"),

@@ -70,6 +70,13 @@ def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[st
         found.append(
             (f"{training['outcome'].capitalize()}: {OUTCOMES[training['outcome']]} ({points(trained)}).", False)
         )
+    if training["ended"] != "finished":
+        found.append(
+            (
+                f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}.",
+                False,
+            )
+        )
     if training["exploits_probe"]:
         whom = training["agreement"][training["wording"]]
         found.append(

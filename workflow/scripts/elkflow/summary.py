@@ -59,8 +59,12 @@ def diagnose(
     reward, gold = trend(steps["reward"]), trend(steps["gold_accuracy"])
     trained = comparison[comparison["kind"] == "training"].to_dict("records")
     valid = float(steps["valid"].iloc[-1]) if "valid" in steps else None
+    ended = read_json(results / "runs" / training.run / f"seed{training.seed}" / "outcome.json")
     return {
         "steps": len(steps),
+        "ended": ended["outcome"],
+        "kept_step": ended["kept"],
+        "reason": ended["reason"],
         "reward_trend": reward.finite(),
         "gold_trend": gold.finite(),
         "agreement": whom,
