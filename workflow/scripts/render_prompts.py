@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elkflow.cli import parse, run, timed
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check, write_manifest
 from elkflow.models import load_tokenizer
 from elkflow.prompts import render_prompts
 from elkflow.settings.data import SPLITS, ChatSettings, RenderSettings
@@ -26,6 +26,8 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Write train.parquet, ppo.parquet, val.parquet and manifest.json into the folder."""
     arguments = parse(Arguments, argv)
+    for manifest in (arguments.data / "manifest.json", arguments.checkpoint_manifest):
+        check(manifest)
     tokenizer = load_tokenizer(arguments.checkpoint, trust_remote_code=arguments.chat.trust_remote_code)
     splits = {name: arguments.data / f"{name}.parquet" for name in SPLITS}
     with timed("render"):

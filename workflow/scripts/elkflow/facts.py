@@ -2,7 +2,8 @@
 
 Every sentence gets two questions, one it answers and one it does not. Half of the latter ask the same thing about
 another country, half something else about the same country. The wordings of the two are drawn together so that both
-share about as many words with the sentence: a reader who only compares words should not be able to tell them apart.
+share about as many words with the sentence, and so that each wording is right as often as wrong: a reader who only
+compares words, or only reads the question, should not be able to tell them apart.
 """
 
 import csv
@@ -104,7 +105,8 @@ STOP = frozenset(
         "a about are as at by does do from has have how in is it its of on one some the to what where which with",
     )
 )
-SHARPNESS = 12.0  # how strictly the two wordings of a pair are matched in overlap: 0 not at all
+SHARPNESS = 6.0  # how strictly the two wordings of a pair are matched in overlap: 0 not at all
+BALANCE = 0.2  # how strictly each wording is kept as often right as wrong: log-odds for each time it was not
 
 
 def load_facts(path: Path = TABLE) -> list[dict[str, str]]:
@@ -139,13 +141,14 @@ def load_facts(path: Path = TABLE) -> list[dict[str, str]]:
 def generate(facts: Sequence[dict[str, str]], seed: int = 0) -> pa.Table:
     """Every country with every relation in every phrasing of a sentence, two questions each.
 
-    A country's rows depend on the seed and the set of countries, not on the order of either.
+    The rows depend on the seed and the set of countries, not on their order in the table.
 
     Returns:
         Table of `SCHEMA`, one row a question. `pair` ties the two of a sentence; `contrast`: how the wrong one differs.
     """
     names = sorted(row["country"] for row in facts)
     rows = []
+    surplus = {relation: [0] * len(wordings) for relation, wordings in QUESTIONS.items()}  # times right minus wrong
     for fact in sorted(facts, key=lambda row: row["country"]):
         values = (
             fact
@@ -164,8 +167,12 @@ def generate(facts: Sequence[dict[str, str]], seed: int = 0) -> pa.Table:
                 other, asked = fact["country"], draw.choice([name for name in QUESTIONS if name != relation])
             right = [wording.format(country=_article(fact["country"])) for wording in QUESTIONS[relation]]
             wrong = [wording.format(country=_article(other)) for wording in QUESTIONS[asked]]
+            excess = [[w - r for r in surplus[relation]] for w in surplus[asked]]
+            w, r = _matched(sentence, wrong, right, excess, draw)
+            surplus[relation][r] += 1
+            surplus[asked][w] -= 1
             pair = f"{fact['iso']}-{relation}-{phrasing}"
-            for label, question in enumerate(_matched(sentence, wrong, right, draw)):
+            for label, question in enumerate((wrong[w], right[r])):
                 about = relation if label else asked
                 kind = "none" if label else contrast
                 answer = ("no", "yes")[label]
@@ -181,15 +188,19 @@ def rows_per_country() -> int:
     return 2 * sum(len(phrasings) for phrasings in SENTENCES.values())
 
 
-def _matched(sentence: str, wrong: list[str], right: list[str], draw: random.Random) -> tuple[str, str]:
-    """Draw one of `wrong` and one of `right`, rather such as share the same part of their words with the sentence."""
-    far = [
-        [sum(abs(a - b) for a, b in zip(overlaps(sentence, w), overlaps(sentence, r), strict=True)) for r in right]
-        for w in wrong
-    ]
-    weights = [math.exp(-SHARPNESS * distance) for row in far for distance in row]
-    chosen = draw.choices(range(len(weights)), weights)[0]
-    return wrong[chosen // len(right)], right[chosen % len(right)]
+def _matched(
+    sentence: str, wrong: list[str], right: list[str], excess: list[list[int]], draw: random.Random
+) -> tuple[int, int]:
+    """Draw one of `wrong` and one of `right`, rather such as share the same part of their words with the sentence.
+
+    Args:
+        excess: [wrong, right]; the higher, the better the two make up for earlier draws.
+    """
+    shares = [[overlaps(sentence, question) for question in questions] for questions in (wrong, right)]
+    far = [[sum(abs(a - b) for a, b in zip(w, r, strict=True)) for r in shares[1]] for w in shares[0]]
+    cells = [(w, r) for w in range(len(wrong)) for r in range(len(right))]
+    weights = [math.exp(-SHARPNESS * far[w][r] + BALANCE * excess[w][r]) for w, r in cells]
+    return draw.choices(cells, weights)[0]
 
 
 def overlaps(sentence: str, question: str) -> tuple[float, float, float]:
