@@ -160,6 +160,8 @@ class PPOSettings(Settings):
     """Steps between greedy evaluations on held-out prompts."""
     evaluate_rows: PositiveInt = 128
     """Held-out prompts used for it (the first so many)."""
+    evaluate_batch: PositiveInt = 64
+    """Held-out prompts in one forward pass."""
     keep: Literal["best", "last"] = "best"
     """The adapter to keep: of the highest reward on held-out prompts, or the last."""
     checkpoint_every: PositiveInt = 4

@@ -1,0 +1,50 @@
+"""What follows from (seed, step) alone: prompts of a batch, random seeds, learning rate."""
+
+import hashlib
+import math
+
+import numpy as np
+
+from elkflow.errors import UserError
+from elkflow.settings.ppo import PPOSettings
+
+
+def total_steps(settings: PPOSettings, prompts: int) -> int:
+    """Rollout batches in a run.
+
+    Raises:
+        UserError: `epochs` is less than one batch.
+    """
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    steps = int(settings.epochs * prompts / settings.batch_size)
+    if not steps:
+        raise UserError(
+            f"ppo.epochs: {settings.epochs} of {prompts} prompts is less than a batch of {settings.batch_size}"
+        )
+    return steps
+
+
+def batch_rows(prompts: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Prompts of a step's batch: shuffled passes over all of them, one after another."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    passes = {
+        number: np.random.default_rng([seed, number]).permutation(prompts) for number in {p // prompts for p in places}
+    }
+    return [int(passes[place // prompts][place % prompts]) for place in places]
+
+
+def mixed(*parts: int) -> int:
+    """One seed of several numbers, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def rate(step: int, steps: int, settings: PPOSettings) -> float:
+    """Factor on the learning rate at a step: rising over the warm-up, then as the schedule says."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, steps - settings.warmup)
+    if settings.schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0

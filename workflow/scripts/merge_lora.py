@@ -1,0 +1,42 @@
+"""Merge a trained adapter into its model, and make sure that both give the same logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow.cli import parse, run
+from elkflow.files import read_json
+from elkflow.lineage import write_manifest
+from elkflow.merge import merge
+from elkflow.settings.model import ModelSettings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Merge an adapter."""
+
+    model_settings: ModelSettings
+    model: Path  # checkpoint folder
+    adapter: Path
+    prompts: Path  # texts to compare on
+    lineage: list[Path]  # manifests of the model and of the run
+    merged: Path
+    manifest: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Merge, compare, and write the checkpoint with its manifest."""
+    arguments = parse(Arguments, argv)
+    facts = merge(arguments.model, arguments.adapter, arguments.prompts, arguments.merged, arguments.model_settings)
+    trained = next((read_json(path)["facts"] for path in arguments.lineage if "kept" in read_json(path)["facts"]), {})
+    write_manifest(
+        arguments.manifest,
+        outputs={"checkpoint": arguments.merged},
+        inputs=dict(zip(("model", "adapter"), arguments.lineage, strict=True)),
+        settings=arguments.model_settings.loading(),
+        step=trained.get("kept"),
+        **facts,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
