@@ -6,10 +6,12 @@ Makes <results>/summary/: verdict.json, comparison and probes as .csv and .md, f
 """
 
 from functools import partial
+from os.path import relpath
 
 from elkflow.settings.summary import Plan
 
 PLAN = Plan.of(CONFIG)
+TEMPLATES = [relpath(Path(workflow.basedir) / "workflow" / "report" / name) for name in ("page.html", "card.md")]
 
 
 def of_trainings(pattern):
@@ -47,6 +49,9 @@ rule compare:
         tuned_samples=of_trainings("<results>/evaluations/tuned/{run}/seed{seed}/{suite}/samples.parquet"),
         prompts=of_trainings("<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"),
         metrics=of_trainings("<results>/runs/{run}/seed{seed}/metrics.jsonl"),
+        fresh=of_trainings("<results>/runs/{run}/seed{seed}/fresh_probe.json") if PLAN.fresh_probe else [],
+        without_rl=of_trainings("<results>/evaluations/without_rl/{run}.csv") if PLAN.without_rl else [],
+        templates=TEMPLATES,
         outcomes=of_trainings("<results>/runs/{run}/seed{seed}/outcome.json"),
         rewards=of_trainings("<results>/rewards/{probe}/{dataset}/val.parquet"),
         probes=expand("<results>/probes/{probe}/probe.json", probe=PLAN.probes),
@@ -87,3 +92,59 @@ rule compare:
     shell:
         "python {input.script:q} --settings {params.settings:q} --results {params.results:q}"
         " --output {params.folder:q} >{log:q} 2>&1"
+
+
+def tuned_states(split, ending):
+    """Input function: a file of the tuned model's states for each wording of the run's probe."""
+
+    def paths(wildcards):
+        wordings = CONFIG.probes[CONFIG.runs[wildcards.run].probe].wordings()
+        pattern = f"<results>/hiddens_tuned/{wildcards.run}/seed{wildcards.seed}/{{wording}}/{split}.{ending}"
+        return [pattern.format(wording=wording) for wording in wordings]
+
+    return paths
+
+
+def tuned_prompts(split):
+    """Input function: the prompts behind those states."""
+
+    def paths(wildcards):
+        run = CONFIG.runs[wildcards.run]
+        folder = f"<results>/prompts/{run.policy}/{run.dataset}"
+        return [f"{folder}/{wording}/{split}.parquet" for wording in CONFIG.probes[run.probe].wordings()]
+
+    return paths
+
+
+rule fresh_probe:
+    """Read the tuned model with the frozen probe and with a fresh one: is the truth hidden, or kept?"""
+    input:
+        probe=filled("runs/{run}", "<results>/probes/{probe}/probe.json"),
+        weights=filled("runs/{run}", "<results>/probes/{probe}/probe.safetensors"),
+        probe_manifest=filled("runs/{run}", "<results>/probes/{probe}/manifest.json"),
+        train_prompts=tuned_prompts("train"),
+        val_prompts=tuned_prompts("val"),
+        train_states=ancient(tuned_states("train", "safetensors")),
+        val_states=ancient(tuned_states("val", "safetensors")),
+        train_lineage=tuned_states("train", "manifest.json"),
+        val_lineage=tuned_states("val", "manifest.json"),
+        script=script_path("fresh_probe"),
+        code=imports("fresh_probe"),
+    output:
+        figures="<results>/runs/{run}/seed{seed}/fresh_probe.json",
+        manifest="<results>/runs/{run}/seed{seed}/fresh_probe.manifest.json",
+    log:
+        "<logs>/runs/{run}/seed{seed}/fresh_probe.log",
+    benchmark:
+        "<benchmarks>/runs/{run}/seed{seed}/fresh_probe.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: workflow.cores
+    params:
+        settings=lambda wildcards: CONFIG.probes[CONFIG.runs[wildcards.run].probe].model_dump_json(),
+    shell:
+        'python {input.script:q} --settings {params.settings:q} --probe "$(dirname {input.probe:q})"'
+        " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
+        " --train-states {input.train_states:q} --val-states {input.val_states:q}"
+        " --lineage {input.probe_manifest:q} {input.train_lineage:q} {input.val_lineage:q}"
+        " --output {output.figures:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -58,8 +58,10 @@ def diagnose(
             whom[wording] = agreement(first, second, choices, groups, plan.resamples)
     reward, gold = trend(steps["reward"]), trend(steps["gold_accuracy"])
     trained = comparison[comparison["kind"] == "training"].to_dict("records")
-    valid = float(steps["valid"].iloc[-1]) if "valid" in steps else None
-    ended = read_json(results / "runs" / training.run / f"seed{training.seed}" / "outcome.json")
+    folder = results / "runs" / training.run / f"seed{training.seed}"
+    ended = read_json(folder / "outcome.json")
+    probes = read_json(folder / "fresh_probe.json") if plan.fresh_probe else None
+    own = whom.get(training.wording)
     return {
         "steps": len(steps),
         "ended": ended["outcome"],
@@ -68,9 +70,18 @@ def diagnose(
         "reward_trend": reward.finite(),
         "gold_trend": gold.finite(),
         "agreement": whom,
-        "exploits_probe": exploits(reward, gold, whom.get(training.wording)),
-        "outcome": outcome(trained[0], whom.get(training.wording), valid, None) if trained else None,
+        "probes_after": probes,
+        "exploits_probe": exploits(reward, gold, own),
+        "outcome": outcome(trained[0], own, valid_at(steps, ended["kept"]), ended["outcome"], probes)
+        if trained
+        else None,
     }
+
+
+def valid_at(steps: pd.DataFrame, step: int) -> float:
+    """Share of allowed answers at a step; 1 for the untrained policy of step 0, which has no rollout after it."""
+    found = steps.loc[steps["step"] == step, "valid"]
+    return float(found.iloc[0]) if len(found) else 1.0
 
 
 def read_choices(rewards: Path) -> pd.Series:

@@ -33,6 +33,10 @@ class Plan(Settings):
     """Suite to its wordings of the run's dataset (other tasks measure general ability)."""
     probes: list[str]
     """Probes, those of no run included."""
+    fresh_probe: bool = False
+    """Whether the tuned models' states were read too."""
+    without_rl: bool = False
+    """Whether there are baselines without reinforcement learning."""
     alpha: float = 0.05
     """Differences whose p-value, corrected for the number of tasks, is above this are called noise."""
     resamples: int = 1000
@@ -52,6 +56,7 @@ class Plan(Settings):
             ],
             suites={name: list(suite.wordings) for name, suite in config.evaluation.suites.items()},
             probes=list(config.probes),
+            fresh_probe=config.evaluation.fresh_probe,
         )
 
     def trainings(self) -> list["Training"]:
