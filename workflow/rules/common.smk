@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from elkflow.config import Config, preflight
 from elkflow.errors import UserError
+from elkflow.locks import drop_stale, hold
+from elkflow.orphans import end_orphans
 from elkflow.provenance import imports, script_path
 
 try:
@@ -17,6 +19,15 @@ try:
         preflight(CONFIG)
 except UserError as error:
     raise WorkflowError(f"config: {error}")
+
+if workflow.is_main_process:
+    drop_stale()  # of a run that was killed, so that starting again is all it takes
+
+
+onstart:
+    hold()
+    if workflow.executor_plugin.name == "slurm":
+        end_orphans()
 
 
 wildcard_constraints:
@@ -41,14 +52,17 @@ def settings(section):
 
     It is the section after defaults, so that writing a default down reruns nothing.
     """
-    return lambda wildcards: CONFIG.section(section.format(**wildcards)).model_dump_json()
+    return lambda wildcards: CONFIG.section(
+        section.format(**wildcards)
+    ).model_dump_json()
 
 
-def filled(section, pattern):
-    """Paths after `pattern`, filled from the wildcards and from the config section's own values."""
+def filled(section, *patterns):
+    """Paths after the patterns, filled from the wildcards and from the config section's own values."""
 
     def paths(wildcards):
         values = dict(CONFIG.section(section.format(**wildcards))) | dict(wildcards)
-        return pattern.format(**values)
+        found = [pattern.format(**values) for pattern in patterns]
+        return found[0] if len(found) == 1 else found
 
     return paths
