@@ -19,6 +19,7 @@ from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, write_table
 from elkflow.lineage import check
 from elkflow.models import encode_answer, encode_prompt, load_model, load_tokenizer
+from elkflow.packing import Line
 from elkflow.settings.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.settings.model import ModelSettings
 
@@ -30,6 +31,15 @@ CONTROL = [TaskSettings(task="elkflow_cloze"), TaskSettings(task="elkflow_prose"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("checkpoint"), texts=SENTENCES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads of tiny matrix products only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def questions(count=24, seed=0):
@@ -102,11 +112,13 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
 @pytest.mark.parametrize("pairs", [MIXED, [(text, " Yes") for text in SENTENCES], MIXED[:1]])
-def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs):
+def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs, shared):
     ours = subject(checkpoint, batch_size=batch_size)
-    theirs = HFLM(pretrained=ours.model, tokenizer=ours.tokenizer, batch_size=batch_size)
+    ours._shared = shared
+    theirs = HFLM(pretrained=ours.model, tokenizer=ours.tokenizer, batch_size=1)
     requests = requests_for(theirs, pairs)
     expected = theirs._loglikelihood_tokens(requests, disable_tqdm=True)
     found = ours._loglikelihood_tokens(requests, disable_tqdm=True)
@@ -114,26 +126,53 @@ def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs):
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-def test_both_answers_of_a_question_cost_one_row_and_the_shared_opening_runs_once(checkpoint, monkeypatch):
-    model = subject(checkpoint, batch_size=2)
+@pytest.mark.parametrize("shared", [True, False])
+def test_nothing_runs_twice(checkpoint, monkeypatch, shared):
+    model = subject(checkpoint)
     model.exact_prompts = True
-    fed = []
-    forward = model.model.forward
-    monkeypatch.setattr(
-        model.model, "forward", lambda ids, **extra: fed.append(tuple(ids.shape)) or forward(ids, **extra)
-    )
+    if not shared:
+        model._shared = False
+    model._loglikelihood_tokens(requests_for(model, [("what is", "Yes")]))
+    assert model._shared is shared
     pairs = [(f"{OPENING} {text}", answer) for text in SENTENCES for answer in ("Yes", "No")]
     requests = requests_for(model, pairs)
+    prompts = {tuple(context) for _, context, _ in requests}
+    opening = len(encode_prompt(model.tokenizer, OPENING))
+    fed = []
+    forward = model.model.forward
+
+    def watched(input_ids, **extra):
+        fed.append((input_ids.shape, extra.get("attention_mask")))
+        return forward(input_ids, **extra)
+
+    monkeypatch.setattr(model.model, "forward", watched)
     found = model._loglikelihood_tokens(requests)
-    shared = fed[0][1]
-    assert shared >= harness.SHORTEST_PREFIX
-    assert [shape[0] for shape in fed] == [1, 2, 1]  # the opening, then three questions in twos
-    longest = max(len(context) for _, context, _ in requests)
-    assert fed[1][1] == longest - shared
-    model._shares = False
-    assert [score for score, _ in model._loglikelihood_tokens(requests)] == pytest.approx(
-        [score for score, _ in found], abs=1e-4
-    )
+    monkeypatch.undo()
+    ((shape, mask),) = fed
+    if shared:  # the opening once, then what differs; answers of one token cost nothing
+        assert shape == (1, opening + sum(len(prompt) - opening for prompt in prompts)) and mask is not None
+    else:
+        assert shape == (3, max(map(len, prompts))) and mask is None
+    for (score, _), (prompt, answer) in zip(found, pairs, strict=True):
+        assert score == pytest.approx(by_hand(checkpoint, prompt, answer), abs=1e-4)
+
+
+def test_auto_shrinks_the_batch_when_memory_runs_out(checkpoint, monkeypatch):
+    model = subject(checkpoint, batch_size="auto")
+    requests = requests_for(model, MIXED)
+    expected = model._loglikelihood_tokens(requests)
+    sizes = []
+    pack = harness.batches
+
+    def cramped(lines, tokens):
+        sizes.append(tokens)
+        if tokens > 600:
+            raise RuntimeError("CUDA out of memory. Tried to allocate more than there is")
+        return pack(lines, tokens)
+
+    monkeypatch.setattr(harness, "batches", cramped)
+    assert model._loglikelihood_tokens(requests) == expected
+    assert sizes[0] > 600 >= sizes[-1]
 
 
 def test_an_answer_that_melts_into_the_prompt_is_refused(checkpoint):
@@ -143,13 +182,15 @@ def test_an_answer_that_melts_into_the_prompt_is_refused(checkpoint):
 
 
 def test_batches_hold_few_logits(monkeypatch):
-    monkeypatch.setattr(harness, "MOST_LOGIT_ROWS", 12)
-    inputs = [tuple(range(length)) for length in (9, 9, 8, 5, 5)]
-    batches = list(harness._batches(inputs, [3, 3, 3, 5, 5], size=4))
-    assert [row for batch, _ in batches for row in batch] == inputs
-    assert all(len(batch) == 1 or len(batch) * len(columns) <= 12 for batch, columns in batches)
-    for batch, columns in batches:
-        assert columns[-1] == len(batch[0]) - 1
+    monkeypatch.setattr(harness, "MOST_LOGITS", 12)
+    lines = []
+    for length, scored in ((9, 3), (9, 3), (8, 8), (5, 5), (4, 4), (20, 20)):
+        line = Line()
+        lines.append(line)
+        line.answer(len(lines), line.append(list(range(length)))[-scored:])
+    parts = list(harness.few_logits(iter([lines])))
+    assert [line for part in parts for line in part] == lines
+    assert [len(part) for part in parts] == [2, 1, 2, 1]
 
 
 def test_a_text_longer_than_the_context_is_scored_in_windows(checkpoint):

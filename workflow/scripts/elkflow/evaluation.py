@@ -64,10 +64,10 @@ def evaluate_suite(
         None on every process but the first.
     """
     results, tables = {}, []
+    default = model.batch_size_per_gpu
     for name, loaded, task in _tasks(suite, prompts):
         model.exact_prompts = task is None
-        if task and task.batch_size:
-            default, model.batch_size_per_gpu = model.batch_size_per_gpu, task.batch_size
+        model.batch_size_per_gpu = (task and task.batch_size) or default
         raw = run_harness(
             model,
             loaded,
@@ -76,8 +76,6 @@ def evaluate_suite(
             apply_chat_template=bool(task and task.chat),
             fewshot_as_multiturn=bool(task and task.chat),
         )
-        if task and task.batch_size:
-            model.batch_size_per_gpu = default
         if raw is None:
             continue
         metric = task.metric if task else "acc"

@@ -1,50 +1,52 @@
 """The model behind lm-evaluation-harness: its HFLM, computing only what its callers read."""
 
-import copy
-import inspect
 import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import find_executable_batch_size, gather
 from lm_eval.models.huggingface import HFLM
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elkflow.cli import progress
 from elkflow.errors import UserError
+from elkflow.hiddens import BATCH_TOKENS, Reader, choose_layout, outputs_only_at
 from elkflow.models import encode_answer, encode_prompt
+from elkflow.packing import Line, Question, ancestor_mask, batches, pad, tree_lines
 
-MOST_LOGIT_ROWS = 4096
-"""Rows of the vocabulary's logits held at once: about 400 MB in bfloat16 at 49k entries."""
-
-SHORTEST_PREFIX = 8
-"""Shared tokens below which the cache costs more than it saves."""
+MOST_LOGITS = 2048
+"""Positions whose logits are held at once: 400 MB in float32 at a vocabulary of 49k."""
+WINDOWS = 64
+"""Windows of long texts laid out together; how many run together is decided as for everything else."""
 
 Request = tuple[Any, list[int], list[int]]
+BatchSize = int | Literal["auto"]
 
 
 class HarnessModel(HFLM):
     """HFLM of a loaded model. What differs from the parent, for decoders:
 
     - the output layer runs at the positions that are scored, not at all of them;
-    - batches are filled with inputs of similar length, each distinct input runs once, and answers of one token
-      share it (the parent does the last two as well);
-    - tokens that all inputs begin with (chat markup, instructions, worked examples) run once and are shared as a
-      key-value cache;
+    - whatever neighbouring inputs begin with (chat markup, instructions, worked examples, the question of several
+      answers) runs once, in prefix trees, unless the architecture takes no such mask;
+    - `auto` counts tokens, not rows, and shrinks the batch when memory runs out, instead of trying beforehand;
     - log-probabilities are computed in float32 whatever the model's dtype;
     - `exact_prompts` makes a request's tokens those of training: tokens(prompt) ++ tokens(answer);
-    - under `accelerate launch` processes split the questions on the CPU too.
+    - under `accelerate launch` processes share the questions on CPUs too.
     """
 
     exact_prompts = False
+    batch_size_per_gpu: BatchSize
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        batch_size: int | str = 32,
+        batch_size: BatchSize = "auto",
         seq2seq: bool = False,
     ) -> None:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # the parent warns about every argument it now ignores
@@ -60,22 +62,27 @@ class HarnessModel(HFLM):
         if state.num_processes > 1:
             self.accelerator = state
             self._rank, self._world_size = state.process_index, state.num_processes
-        parameters = inspect.signature(model.forward).parameters
-        self._keeps = "logits_to_keep" in parameters
-        self._shares = "past_key_values" in parameters
+        self._shared: bool | None = None  # whether the architecture takes prefix trees; asked on the first questions
+        self._chosen: BatchSize | None = None
 
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Concatenate a tensor of every process; scalars become a vector."""
-        if self.world_size == 1:
-            return tensor
-        from accelerate.utils import gather
-
-        return gather(tensor)
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """The tensor of every process, concatenated; scalars become a vector."""
+        return gather(tensor) if self.world_size > 1 else tensor
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if not self.exact_prompts:
             return super()._encode_pair(context, continuation)
         return encode_prompt(self.tokenizer, context), encode_answer(self.tokenizer, continuation)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in windows of the model's context."""
+        if self.backend != "causal":
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        self._chosen, self.batch_size_per_gpu = self.batch_size_per_gpu, WINDOWS  # the parent would try sizes out here
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self.batch_size_per_gpu, self._chosen = self._chosen, None
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
@@ -83,97 +90,89 @@ class HarnessModel(HFLM):
         """Log-probability of each continuation and whether it is the greedy one, in the order of `requests`."""
         if self.backend != "causal":
             return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
-        wanted: dict[tuple[int, ...], list[int]] = {}  # tokens to run -> requests they answer
-        for index, (text, context, continuation) in enumerate(requests):
-            if not continuation:
-                raise UserError(f"the answer {text[1]!r} has no tokens of its own after {text[0][-40:]!r}")
-            wanted.setdefault(tuple((context + continuation)[-(self.max_length + 1) : -1]), []).append(index)
-        inputs = sorted(wanted, key=lambda tokens: (-len(tokens), tokens))
-        spans = [max(len(requests[index][2]) for index in wanted[tokens]) for tokens in inputs]
-        prefix = self._prefix(inputs, spans)
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        batches = list(_batches(inputs, spans, override_bs or self._fitting_batch(requests)))
-        for batch, columns in progress(batches, "scoring"):
-            logits = self._logits(batch, columns, prefix)
-            place = {column: position for position, column in enumerate(columns)}
-            for row, tokens in enumerate(batch):
-                for index in wanted[tokens]:
-                    answer = torch.tensor(requests[index][2], device=logits.device)
-                    first = place[len(tokens) - len(answer)]
-                    scores = logits[row, first : first + len(answer)].float()  # [K, V]
-                    chosen = scores.gather(1, answer[:, None])[:, 0] - scores.logsumexp(dim=1)
-                    greedy = bool(torch.equal(scores.argmax(dim=1), answer))
-                    answers[index] = (float(chosen.sum()), greedy)
-        return answers
+        questions = [self._question(row, request) for row, request in enumerate(requests)]
+        longest = max((len(question.prompt) + len(question.answers[0]) for question in questions), default=0)
+        if self._shared is None:
+            sample = [Question(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
+            self._shared = choose_layout(Reader(self.model, "decoder"), sample).shared
+        if self._shared:
+            lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
+        else:
+            lines = plain_lines(questions)
+        size = self._chosen or self.batch_size_per_gpu
 
-    def _fitting_batch(self, requests: list[Request]) -> int:
-        if self.batch_size != "auto":
-            return int(self.batch_size)
-        if self.device.type == "cpu":
-            return 32  # main memory does not run out at this size, and larger batches gain nothing on a CPU
-        longest = max(range(len(requests)), key=lambda index: len(requests[index][1]) + len(requests[index][2]))
-        return self._detect_batch_size(requests, longest)
+        def score(tokens: int) -> list[tuple[float, bool]]:
+            answers = [(0.0, False)] * len(requests)
+            for batch in progress(list(few_logits(batches(lines, tokens))), "scoring"):
+                for slot, answer in self._score(batch, requests):
+                    answers[slot] = answer
+            return answers
 
-    @torch.inference_mode()
-    def _prefix(self, inputs: list[tuple[int, ...]], spans: list[int]) -> DynamicCache | None:
-        """Keys and values of the tokens that all inputs begin with; None where sharing them would gain nothing.
+        if size != "auto":
+            return score(int(size) * longest)
+        return find_executable_batch_size(score, starting_batch_size=BATCH_TOKENS.get(self.device.type, 8192))()
 
-        One prefix for the whole call, so that an answer does not depend on the batch its question fell into.
-        """
-        unscored = min((len(tokens) - span for tokens, span in zip(inputs, spans, strict=True)), default=0)
-        length = min(_common(inputs), unscored) if len(inputs) > 1 else 0
-        if length < SHORTEST_PREFIX or not self._shares:
-            return None
-        cache = DynamicCache()
-        ids = torch.tensor([inputs[0][:length]], device=self.device)
-        self.model(ids, past_key_values=cache, use_cache=True, **({"logits_to_keep": 1} if self._keeps else {}))
-        return cache
+    def _question(self, row: int, request: Request) -> Question:
+        """The tokens to be fed: all but the last, whose probability the one before it tells."""
+        text, context, continuation = request
+        if not continuation:
+            raise UserError(f"the answer {text[1]!r} has no tokens of its own after {text[0][-40:]!r}")
+        tokens = (context + continuation)[-(self.max_length + 1) :]
+        return Question(row, tokens[: -len(continuation)], [tokens[-len(continuation) : -1]])
 
     @torch.inference_mode()
-    def _logits(self, batch: list[tuple[int, ...]], columns: list[int], prefix: DynamicCache | None) -> torch.Tensor:
-        """Logits of right-padded inputs at `columns` only, [B, len(columns), V].
+    def _score(self, lines: Sequence[Line], requests: Sequence[Request]) -> Iterator[tuple[int, tuple[float, bool]]]:
+        """One forward pass: slot and (log-probability, greedy) of every sequence in `lines`.
 
-        No attention mask is needed: padding stands to the right, where causal attention never looks.
+        Lines that are plain sequences need no mask: padding stands to the right, where causal attention never looks.
         """
-        shared = prefix.get_seq_length() if prefix is not None else 0
-        ids = torch.zeros((len(batch), len(batch[0]) - shared), dtype=torch.long)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens) - shared] = torch.tensor(tokens[shared:])
-        extra: dict[str, Any] = {"use_cache": False}
-        if prefix is not None:
-            cache = copy.deepcopy(prefix)  # the model appends to it
-            cache.batch_repeat_interleave(len(batch))
-            extra = {"past_key_values": cache, "use_cache": True}
-        kept = torch.tensor([column - shared for column in columns], device=self.device)
-        if self._keeps:
-            return self.model(ids.to(self.device), logits_to_keep=kept, **extra).logits
-        return self.model(ids.to(self.device), **extra).logits[:, kept]
+        inputs: dict[str, Any] = {"input_ids": pad([line.ids for line in lines], 0), "use_cache": False}
+        if any(line.parent != list(range(-1, len(line.ids) - 1)) for line in lines):
+            inputs["attention_mask"] = ancestor_mask(lines, self.model.dtype)
+            inputs["position_ids"] = pad([line.depth for line in lines], 0)
+        inputs = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        tails = [
+            (row, slot, tail)
+            for row, line in enumerate(lines)
+            for slot, tail in zip(line.slots, line.tails, strict=True)
+        ]
+        places = torch.tensor([(row, column) for row, _, tail in tails for column in tail])
+        where, order = torch.unique(places, dim=0, return_inverse=True)
+        with outputs_only_at(self.model, where):
+            logits = self.model(**inputs).logits[0].float()  # [K, V]
+        wanted = torch.tensor([token for _, slot, _ in tails for token in requests[slot][2]])
+        order, wanted = order.to(logits.device), wanted.to(logits.device)
+        chosen = (logits[order, wanted] - logits.logsumexp(dim=1)[order]).cpu()
+        greedy = (logits.argmax(dim=1)[order] == wanted).cpu()
+        start = 0
+        for _, slot, tail in tails:
+            end = start + len(tail)
+            yield slot, (float(chosen[start:end].sum()), bool(greedy[start:end].all()))
+            start = end
 
 
-def _batches(
-    inputs: list[tuple[int, ...]], spans: list[int], size: int
-) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
-    """Cut inputs, longest first, into batches of at most `size` rows and `MOST_LOGIT_ROWS` scored positions.
-
-    Yields the batch and the positions to be scored (the union over its rows: few, as lengths are similar).
-    """
-    start = 0
-    while start < len(inputs):
-        rows = min(size, len(inputs) - start)
-        while True:
-            batch = inputs[start : start + rows]
-            columns = set[int]()
-            for tokens, span in zip(batch, spans[start : start + rows], strict=True):
-                columns.update(range(len(tokens) - span, len(tokens)))
-            if rows == 1 or rows * len(columns) <= MOST_LOGIT_ROWS:
-                break
-            rows //= 2
-        yield batch, sorted(columns)
-        start += rows
+def plain_lines(questions: Sequence[Question]) -> list[Line]:
+    """A line for each distinct input, for architectures that take no tree: answers of one token still share it."""
+    lines: dict[tuple[int, ...], Line] = {}
+    for question in questions:
+        tokens = [*question.prompt, *question.answers[0]]
+        line = lines.setdefault(tuple(tokens), Line())
+        if not line.ids:
+            line.append(tokens)
+        line.answer(question.row, list(range(len(question.prompt) - 1, len(tokens))))
+    return list(lines.values())
 
 
-def _common(inputs: list[tuple[int, ...]]) -> int:
-    """Length of the longest prefix of all inputs (that of the first and last in lexical order)."""
-    low, high = min(inputs, default=()), max(inputs, default=())
-    limit = min(len(low), len(high))
-    return next((position for position in range(limit) if low[position] != high[position]), limit)
+def few_logits(packed: Iterator[list[Line]]) -> Iterator[list[Line]]:
+    """Batches cut further where they have more than `MOST_LOGITS` scored positions."""
+    for batch in packed:
+        part: list[Line] = []
+        count = 0
+        for line in batch:
+            scored = len({column for tail in line.tails for column in tail})
+            if part and count + scored > MOST_LOGITS:
+                yield part
+                part, count = [], 0
+            part.append(line)
+            count += scored
+        yield part

@@ -56,8 +56,8 @@ class EvaluationSettings(Settings):
 
     suites: dict[str, SuiteSettings] = Field(min_length=1)
     """Name to suite. Every suite is run on every model: one load of the model serves all of them."""
-    batch_size: PositiveInt | Literal["auto"] = 32
-    """Questions in one forward pass; `auto` finds the largest that fits the device."""
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Questions in one forward pass; `auto` fills passes by tokens, and shrinks them when memory runs out."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
     """Overrides the compute dtype of the model's section."""
     quantization: Literal["8bit", "4bit", "none"] | None = None
