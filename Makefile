@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint bench dag report verify push clean
+.PHONY: help run test lint bench dag report verify push clean slurm-profile
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -39,6 +39,10 @@ verify: $(READY) ## follow every score back to the rows of the data, and compute
 
 push: $(READY) ## send a run to the hub, privately: make push RUN=quickstart REPO=me/name (token in HF_TOKEN)
 	python workflow/scripts/push_to_hub.py --run $(RUN) --repo $(REPO) --seed $(or $(SEED),0)
+
+slurm-profile: ## copy the Slurm profile to where `snakemake --profile slurm` finds it (an older copy is kept)
+	install -D --backup=numbered --mode=644 profiles/slurm/profile.v9+.yaml \
+	  "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm/profile.v9+.yaml"
 
 clean: ## remove results, logs and caches (not the environment)
 	rm -rf results logs benchmarks report.html .snakemake

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
+IMPATIENT = Path(__file__).with_name("impatient.py")
 PACKAGES = "munge slurmctld slurmd slurm-client slurm-wlm-basic-plugins"
 
 
@@ -112,10 +113,8 @@ class Run:
 
     def start(self, *arguments: str) -> "Run":
         log = (self.folder / "snakemake.log").open("w")
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *self.arguments]
+        command = [sys.executable, str(IMPATIENT), "--snakefile", str(ROOT / "Snakefile"), *self.arguments]
         command += ["--profile", str(self.profile), *arguments]
-        # the profile is kind to a real controller; this one has nothing else to do
-        command += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "20"]
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
         )
