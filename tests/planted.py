@@ -72,5 +72,4 @@ def write_split(folder, name, labels, states, *, zero_shot=None, wordings=("plai
         tensors = {f"layers.{layer}": values[layer].contiguous() for layer in range(len(values))}
         tensors["answer_logprobs"] = torch.stack([-odds / 2, odds / 2], -1).float()
         save_file(tensors, files[-1], {"layers": CONVENTION, "position": "last", "model": "abc", **(metadata or {})})
-        files[-1].with_suffix(".manifest.json").write_text("{}")
     return Split(rows, prompts, files, np.asarray(labels))

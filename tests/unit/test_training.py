@@ -42,7 +42,7 @@ def train(folder, splits, **changes):
         "--val-prompts": second.prompts,
         "--train-states": first.states,
         "--val-states": second.states,
-        "--lineage": [path.with_suffix(".manifest.json") for path in first.states + second.states],
+        "--lineage": [first.rows],
         "--output": [folder / "probe"],
     }
     train_probe.main([str(word) for option, values in arguments.items() for word in (option, *values)])
@@ -77,7 +77,7 @@ def test_the_planted_layer_is_found(whole):
     assert facts["metrics"]["auroc_low"] > 0.95
     assert facts["rows"] == {"fit": 180, "selection": 60, "val": 120}
     assert facts["gate"]["passed"] is True
-    assert facts["model"] == {"name": "tiny", "hash": "abc"}
+    assert facts["model"]["hash"] == "abc" and facts["model"]["path"] == "../../models/tiny/checkpoint"
     assert lineage.check(probe / "manifest.json")["facts"]["layer"] == 1
 
 

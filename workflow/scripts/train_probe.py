@@ -8,7 +8,7 @@ from elkflow.files import read_table
 from elkflow.lineage import check_files, write_manifest
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
-from elkflow.training import OUTPUTS, train_probe
+from elkflow.training import OUTPUTS, origin, train_probe
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     rows = (read_table(arguments.train_rows).to_pandas(), read_table(arguments.val_rows).to_pandas())
     train = Pairs.read(arguments.train_prompts, arguments.train_states)
     val = Pairs.read(arguments.val_prompts, arguments.val_states)
-    facts = train_probe(arguments.settings, train, val, rows, arguments.output)
+    asked = origin(arguments.train_prompts[0], arguments.train_states[0])
+    facts = train_probe(arguments.settings, train, val, rows, asked, arguments.output)
     write_manifest(
         arguments.output / "manifest.json",
         outputs={name: arguments.output / name for name in OUTPUTS},

@@ -62,7 +62,7 @@ def _fitted_log_odds(train, labels: NDArray, val) -> NDArray:
 def _text_columns(table: pd.DataFrame) -> list[str]:
     """String columns of three words or more on average."""
     texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
-    return [name for name in texts if table[name].head(200).astype(str).str.split().str.len().mean() >= 3]
+    return [name for name in texts if np.mean([len(str(text).split()) for text in table[name].head(200)]) >= 3]
 
 
 def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArray:
@@ -134,7 +134,8 @@ def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> li
 def _scores_of_many(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
     """Member scores [draws, L, V, N, 2] on both parts from weight [L, draws, D] and bias [L, draws]."""
     each = range(weight.shape[1])
-    return tuple(np.stack([scores(weight[:, i], bias[:, i], states) for i in each]) for states in (selection, val))
+    first, second = (np.stack([scores(weight[:, i], bias[:, i], part) for i in each]) for part in (selection, val))
+    return first, second
 
 
 def _best_of_layers(

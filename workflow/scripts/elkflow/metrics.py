@@ -36,13 +36,13 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = Non
 
 def brier(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
     """Mean squared difference of probability and label (Brier 1950)."""
-    return mean((np.asarray(probabilities, dtype=float) - np.asarray(labels)) ** 2, weights)
+    return mean((np.asarray(probabilities, dtype=float) - np.asarray(labels, dtype=float)) ** 2, weights)
 
 
 def ece(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None, bins: int = 10) -> NDArray | float:
     """Expected calibration error over `bins` equal slices of [0, 1] (Naeini et al. 2015, for the positive class)."""
     probabilities = np.asarray(probabilities, dtype=float)
-    gap = np.asarray(labels) - probabilities
+    gap = np.asarray(labels, dtype=float) - probabilities
     slot = np.minimum((probabilities * bins).astype(int), bins - 1)
     gaps = np.zeros((len(gap), bins))
     gaps[np.arange(len(gap)), slot] = gap
@@ -73,7 +73,8 @@ def calibrated_accuracy(scores: ArrayLike, labels: ArrayLike, weights: Weights =
     positive = np.asarray(labels)[order] == 1
     weights = np.ones(len(order)) if weights is None else weights.T[order]
     positive = positive.reshape(-1, *[1] * (weights.ndim - 1))
-    called = np.cumsum(weights, axis=0) - weights / 2 < np.where(positive, weights, 0).sum(0)
+    middle = np.cumsum(weights, axis=0, dtype=np.float64) - weights / 2
+    called = middle < np.where(positive, weights, 0).sum(0)
     return np.where(called == positive, weights, 0).sum(0) / weights.sum(0)
 
 

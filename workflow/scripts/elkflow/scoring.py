@@ -1,5 +1,6 @@
 """The reward table: what a frozen probe gives every allowed answer of every question."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from elkflow.pairs import Pairs
 ROWS = 4096  # scored at a time
 
 
-def pair_log_odds(probe: Probe, pairs: Pairs, folder: object = "the probe") -> NDArray[np.float64]:
+def pair_log_odds(probe: Probe, pairs: Pairs, folder: Path | str = "the probe") -> NDArray[np.float64]:
     """Log-odds [N] that the positive answer of each pair is right.
 
     Raises:
@@ -35,7 +36,7 @@ def pair_log_odds(probe: Probe, pairs: Pairs, folder: object = "the probe") -> N
     return torch.cat(pieces).double().numpy()
 
 
-def reward_table(probe: Probe, pairs: Pairs, folder: object = "the probe") -> tuple[pa.Table, dict[str, Any]]:
+def reward_table(probe: Probe, pairs: Pairs, folder: Path | str = "the probe") -> tuple[pa.Table, dict[str, Any]]:
     """Rewards of every answer, and how good they are against the labels.
 
     Where pairs ask about the answers themselves (is this one truthful?), each row is one answer of a question, and its

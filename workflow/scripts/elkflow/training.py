@@ -1,6 +1,8 @@
 """From contrast pairs to an admitted probe: fit, choose, compare with controls, and write it all down."""
 
+import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from elkflow import artefact
 from elkflow.admission import admit, control_table, flat, shown
 from elkflow.cli import timed
 from elkflow.controls import chance_controls, text_controls, zero_shot
-from elkflow.files import write_table, write_text
+from elkflow.files import read_json, write_table, write_text
 from elkflow.fitting import UNSUPERVISED, Fitted, Parts, choose, fit_all, judged, log_odds, platt
 from elkflow.metrics import accuracy, auroc, bootstrap, ece, resamples, summary
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
+from elkflow.templates import load_template
 
 logger = logging.getLogger("elkflow")
 
@@ -33,7 +36,12 @@ OUTPUTS = (
 
 
 def train_probe(
-    settings: ProbeSettings, train: Pairs, val: Pairs, rows: tuple[pd.DataFrame, pd.DataFrame], folder: Path
+    settings: ProbeSettings,
+    train: Pairs,
+    val: Pairs,
+    rows: tuple[pd.DataFrame, pd.DataFrame],
+    origin: Mapping[str, Any],
+    folder: Path,
 ) -> dict[str, Any]:
     """Fit, choose and report a probe; write the files of `OUTPUTS` into `folder`; return facts for the manifest.
 
@@ -43,6 +51,7 @@ def train_probe(
 
     Args:
         rows: source rows of train and val, for the controls that read text.
+        origin: how questions were asked and the model was loaded (see `origin`), kept for scoring outside the workflow.
 
     Raises:
         UserError: the inputs do not fit, or the probe does not lead its controls (see `admission.admit`).
@@ -64,14 +73,20 @@ def train_probe(
     logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], shown(table))
     passed = admit(table, method, chosen.layers[at], settings)
 
-    own = methods.set_index("method").loc[method]
-    facts = {
+    own = next(row for row in methods.to_dict("records") if row["method"] == method)
+    facts: dict[str, Any] = {
         "method": method,
         "layer": chosen.layers[at],
         "layers": train.layers,
         "layer_convention": train.metadata[0].get("layers"),
         "position": train.metadata[0].get("position"),
-        "model": {"name": settings.model, "hash": train.metadata[0].get("model")},
+        "model": {
+            "name": settings.model,
+            "hash": train.metadata[0].get("model"),
+            "path": f"../../models/{settings.model}/checkpoint",
+            "loading": origin["loading"],
+        },
+        "asked": origin["asked"],
         "dataset": settings.dataset,
         "wordings": settings.wordings(),
         "answers": train.answers,
@@ -98,7 +113,30 @@ def train_probe(
     write_text(folder / "controls.csv", table.to_csv(index=False))
     write_text(folder / "wordings.csv", wording_table(chosen, at, parts, settings, weights).to_csv(index=False))
     write_table(score_table(fitted, best, scale * odds + offset, parts, settings), folder / "scores.parquet")
-    return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": float(own["auroc"])}
+    return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": facts["metrics"]["auroc"]}
+
+
+def origin(prompts: Path, states: Path) -> dict[str, Any]:
+    """What the manifests beside a file of prompts and one of states tell about how both were made.
+
+    `asked` (None without a manifest) holds the template itself, so that a reward keeps its meaning when the template
+    file is edited; `loading` the model's dtype and the like.
+    """
+    loading = {"dtype": "auto", "quantization": None, "device_map": None}
+    if (manifest := states.with_name(f"{states.stem}.manifest.json")).is_file():
+        given = read_json(manifest)["settings"] or {}
+        loading = {key: given.get(key, value) for key, value in loading.items()}
+    if not (manifest := prompts.with_name("manifest.json")).is_file():
+        return {"asked": None, "loading": loading}
+    made = read_json(manifest)["settings"]
+    wording, chat = made["prompts"]["wording"], made["chat"]
+    asked = {
+        "template": dataclasses.asdict(load_template(wording["template"])),
+        "about": wording["about"],
+        "wrapped": chat["chat"] if wording["chat"] is None else wording["chat"],
+        "chat": chat | {"trust_remote_code": False},
+    }
+    return {"asked": asked, "loading": loading}
 
 
 METRICS = ("auroc", "accuracy", "calibrated_accuracy", "ece", "brier")
