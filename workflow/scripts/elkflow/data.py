@@ -170,6 +170,8 @@ def _peek(path: Path) -> tuple[list[str], Callable[[list[str]], pa.Table]]:
             )
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise UserError(f"{path}: cannot be read as {path.suffix} ({str(error).splitlines()[0]})") from None
+    if binary := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
+        raise UserError(f"{path}: column {binary[0]!r} is not UTF-8 text")
     return table.column_names, table.select
 
 

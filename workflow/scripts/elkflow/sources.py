@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from elkflow.errors import UserError
 from elkflow.facts import TABLE, generate, load_facts
@@ -61,6 +62,8 @@ def _from_path(path: Path, cache: Path | None) -> "Dataset":
             )
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty file")
+        if path.suffix == ".parquet" and pq.read_metadata(path).num_rows == 0:
+            raise UserError(f"{path}: no rows")  # `datasets` fails on these with a message about batches
         options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
         rows = datasets.load_dataset(
             READERS[path.suffix],
