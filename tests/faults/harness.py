@@ -25,7 +25,7 @@ TIMING = re.compile(r'"(seconds\w*|\w*_seconds|tokens_per_second|\w*_per_second|
 
 @dataclass
 class Outcome:
-    """How a start of the workflow ended: its exit code (negative: the signal), what it printed, which jobs it finished."""
+    """How a start of the workflow ended: exit code (negative: the signal), what it printed, which jobs it finished."""
 
     code: int
     text: str
@@ -164,7 +164,7 @@ class Workspace:
     # ------------------------------------------------------------ comparison
 
     def fingerprints(self) -> dict[str, str]:
-        """Hash of every result. Seconds and speeds in metrics are left out, and with them the manifests that hash them."""
+        """Hash of every result; left out are seconds and speeds in metrics, and the manifests that hash those."""
         found = {}
         for path in sorted(self.results.rglob("*")):
             name = str(path.relative_to(self.results))
@@ -179,7 +179,9 @@ class Workspace:
 
 def _varies(name: str) -> bool:
     """Whether a result tells times, or hashes one that does."""
-    return name.endswith(("manifest.json", "merged.json")) or name.startswith(("summary/training", "summary/provenance"))
+    return name.endswith(("manifest.json", "merged.json")) or name.startswith(
+        ("summary/training", "summary/provenance")
+    )
 
 
 def _group(leader: int) -> list[int]:
