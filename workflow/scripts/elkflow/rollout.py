@@ -95,7 +95,7 @@ def response_mask(tokens: Tensor, ends: set[int]) -> Tensor:
 
 def response_text(text: str, strip_punctuation: bool = True) -> str:
     """A response as it is scored: no white space around it and, as in the thesis, no punctuation behind it."""
-    return text.strip().rstrip(string.punctuation + string.whitespace) if strip_punctuation else text
+    return text.strip().rstrip(string.punctuation + string.whitespace) if strip_punctuation else text.strip()
 
 
 @dataclass
