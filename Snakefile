@@ -23,12 +23,6 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/summary.smk"
 
 
-# Compute nodes often have no network.
-localrules:
-    all,
-    fetch_model,
-
-
 rule all:
     """The verdict, with everything it stands on."""
     default_target: True

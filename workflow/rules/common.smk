@@ -5,7 +5,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+# This folder, not the main Snakefile's: another workflow may import this one as a module.
+WORKFLOW = Path(str(workflow.current_basedir)).parent
+sys.path.insert(0, str(WORKFLOW / "scripts"))
 
 from elkflow.config import Config, preflight
 from elkflow.errors import UserError

@@ -3,31 +3,39 @@
 Needs a model's checkpoint (for a tuned one the merged checkpoint, or base and adapter) and the rendered val prompts.
 Makes results.json, samples.parquet and manifest.json a suite, under evaluations/base/{model}/{dataset}/{suite}/ (shared
 by all runs and seeds) and evaluations/tuned/{run}/seed{seed}/{suite}/. One job asks all suites, as starting up and
-loading a model take longer than a small suite does.
+loading a model take longer than a small suite does. Scores are also kept in evaluations/answers/, which is no output
+and may be deleted: there they are found again by the weights' hash and the tokens asked, so that a new task in a suite
+costs that task only.
 """
 
 from os.path import relpath
 
 SUITES = list(CONFIG.evaluation.suites)
 WORDINGS = CONFIG.evaluation.wordings()
-TASK_FILES = [relpath(file) for file in sorted((Path(workflow.basedir) / "workflow" / "tasks").glob("*.*"))]
+TASK_FILES = [relpath(file) for file in sorted((WORKFLOW / "tasks").glob("*.*"))]
 EVALUATE = (
     LAUNCH + " {input.script:q} --settings {params.settings:q} --model-settings {params.model:q}"
     " --model {input.model:q} --adapter {input.adapter:q} --lineage {input.lineage:q} --prompts {input.prompts:q}"
-    " --results {output.results:q} >{log:q} 2>&1"
+    ' --results {output.results:q} --answers "$(dirname {output.results[0]:q})/../../../../answers" >{log:q} 2>&1'
 )
 
 
-def by_subject(merged, adapter):
-    """Input function: one of two lists of paths, as the config has tuned models evaluated merged or not."""
-    paths = merged if CONFIG.evaluation.tuned == "merged" else adapter
-    return lambda wildcards: [path.format(policy=CONFIG.runs[wildcards.run].policy, **wildcards) for path in paths]
+def of_run(*patterns):
+    """Input function: the patterns filled with a run's wildcards, its policy and dataset, and each {wording}."""
+
+    def paths(wildcards):
+        run = CONFIG.runs[wildcards.run]
+        values = dict(wildcards) | {"policy": run.policy, "dataset": run.dataset}
+        return [
+            pattern.format(**values, wording=wording)
+            for pattern in patterns
+            for wording in (WORDINGS if "{wording}" in pattern else [None])
+        ]
+
+    return paths
 
 
-def run_prompts(wildcards):
-    """The val prompts of a run's policy and dataset, one file a wording."""
-    run = CONFIG.runs[wildcards.run]
-    return collect(f"<results>/prompts/{run.policy}/{run.dataset}/{{wording}}/val.parquet", wording=WORDINGS)
+MERGED = CONFIG.evaluation.tuned == "merged"
 
 
 rule evaluate_base:
@@ -35,7 +43,10 @@ rule evaluate_base:
     input:
         model=ancient("<results>/models/{model}/checkpoint"),
         adapter=[],
-        lineage="<results>/models/{model}/manifest.json",
+        lineage=[
+            "<results>/models/{model}/manifest.json",
+            *collect("<results>/prompts/{{model}}/{{dataset}}/{wording}/manifest.json", wording=WORDINGS),
+        ],
         prompts=collect("<results>/prompts/{{model}}/{{dataset}}/{wording}/val.parquet", wording=WORDINGS),
         tasks=TASK_FILES,
         script=script_path("evaluate_model"),
@@ -65,14 +76,18 @@ rule evaluate_tuned:
     """Ask the model that a run made, the same questions."""
     input:
         model=ancient(
-            by_subject(["<results>/runs/{run}/seed{seed}/merged"], ["<results>/models/{policy}/checkpoint"])
+            of_run("<results>/runs/{run}/seed{seed}/merged" if MERGED else "<results>/models/{policy}/checkpoint")
         ),
-        adapter=ancient(by_subject([], ["<results>/runs/{run}/seed{seed}/adapter"])),
-        lineage=by_subject(
-            ["<results>/runs/{run}/seed{seed}/merged.json"],
-            ["<results>/models/{policy}/manifest.json", "<results>/runs/{run}/seed{seed}/manifest.json"],
+        adapter=[] if MERGED else ancient("<results>/runs/{run}/seed{seed}/adapter"),
+        lineage=of_run(
+            *(
+                ["<results>/runs/{run}/seed{seed}/merged.json"]
+                if MERGED
+                else ["<results>/models/{policy}/manifest.json", "<results>/runs/{run}/seed{seed}/manifest.json"]
+            ),
+            "<results>/prompts/{policy}/{dataset}/{wording}/manifest.json",
         ),
-        prompts=run_prompts,
+        prompts=of_run("<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"),
         tasks=TASK_FILES,
         script=script_path("evaluate_model"),
         code=imports("evaluate_model"),

@@ -23,6 +23,8 @@ rule fetch_model:
     conda:
         "../../envs/train.yaml"
     threads: 2
+    # Compute nodes often have no network.
+    localrule: True
     shell:
         "python {input.script:q} --settings {params.source:q}"
         " --checkpoint {output.checkpoint:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -11,7 +11,7 @@ from os.path import relpath
 from elkflow.settings.summary import Plan
 
 PLAN = Plan.of(CONFIG)
-TEMPLATES = [relpath(Path(workflow.basedir) / "workflow" / "report" / name) for name in ("page.html", "card.md")]
+TEMPLATES = [relpath(WORKFLOW / "report" / name) for name in ("page.html", "card.md")]
 
 
 def of_trainings(pattern):
