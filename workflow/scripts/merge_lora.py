@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elkflow.cli import parse, run
 from elkflow.files import read_json
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check_files, write_manifest
 from elkflow.merge import merge
 from elkflow.settings.model import ModelSettings
 
@@ -26,6 +26,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Merge, compare, and write the checkpoint with its manifest."""
     arguments = parse(Arguments, argv)
+    check_files(arguments.model, arguments.adapter, arguments.prompts)
     facts = merge(arguments.model, arguments.adapter, arguments.prompts, arguments.merged, arguments.model_settings)
     trained = next((read_json(path)["facts"] for path in arguments.lineage if "kept" in read_json(path)["facts"]), {})
     write_manifest(

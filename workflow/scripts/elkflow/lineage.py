@@ -74,13 +74,15 @@ def check(manifest: Path) -> dict[str, Any]:
 def check_files(*paths: Path) -> None:
     """Compare files and folders, before they are computed with, with the manifests that lie beside them.
 
-    The manifest of `x.parquet` is `x.manifest.json` or `manifest.json`; what no manifest lists is not checked.
+    The manifest of `x.parquet` is `x.manifest.json` or `manifest.json`, that of a folder may be `folder.json` too; what
+    no manifest lists is not checked.
 
     Raises:
         UserError: as `check`.
     """
     for path in paths:
-        for manifest in (path.with_name(f"{path.stem}.manifest.json"), path.with_name("manifest.json")):
+        names = [f"{path.stem}.manifest.json", "manifest.json", *([f"{path.name}.json"] if path.is_dir() else [])]
+        for manifest in map(path.with_name, names):
             for entry in _read(manifest)["outputs"].values() if manifest.is_file() else ():
                 if entry["path"] == path.name:
                     _compare(manifest, entry)

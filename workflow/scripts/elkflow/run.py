@@ -20,7 +20,7 @@ from elkflow import provenance
 from elkflow.cli import timed
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json, sha256, write_json
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check_files, write_manifest
 from elkflow.models import kind, load_model, load_tokenizer
 from elkflow.policy import Policy
 from elkflow.questions import Questions, Rewards, read_questions, table_rewards
@@ -80,6 +80,7 @@ def train_run(
         for path, asked in ((files.rewards, questions), (files.val_rewards, held_out))
     )
     check_trackers(trackers)
+    check_files(files.model, files.prompts, files.rewards, files.val_prompts, files.val_rewards)
     stop = Stop()
     checkpoints.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers or None, project_dir=checkpoints)
