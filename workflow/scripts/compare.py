@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from elkflow import overview, plots, tables
+from elkflow import digest, overview, plots, tables
 from elkflow.cards import card
 from elkflow.cli import parse, run, timed
 from elkflow.files import atomic, read_json, write_json, write_text
 from elkflow.lineage import check, write_manifest
 from elkflow.settings.summary import Plan
-from elkflow.summary import gather, manifests, read_layers, read_steps
+from elkflow.summary import gather, manifests, read_layers, read_steps, read_without_rl
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def main(argv: list[str] | None = None) -> None:
         with atomic(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
     steps, layers = read_steps(plan, arguments.results), read_layers(plan, arguments.results)
+    without_rl = read_without_rl(plan, arguments.results)
     with timed("drawing"):
         for name, chart in (
             ("before_after", plots.before_after(comparison)),
             ("training", plots.training(steps)),
-            ("layers", plots.layers(layers, overview.chosen_layers(verdict))),
+            ("layers", plots.layers(layers, digest.chosen_layers(verdict))),
         ):
             plots.save(chart, out / f"{name}.png")
         entries = {name: read_json(path) for name, path in found.items()}
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             ("overview", overview.overview(verdict)),
             ("probe", overview.probe_page(verdict, layers)),
             ("training", overview.training_page(verdict, steps)),
-            ("evaluation", overview.evaluation_page(verdict, comparison)),
+            ("evaluation", overview.evaluation_page(verdict, comparison, tables.text_rows(without_rl))),
             ("provenance", overview.provenance_page(found, entries)),
         ):
             page.save(out / f"{name}.html")

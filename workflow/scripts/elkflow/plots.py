@@ -203,3 +203,37 @@ def sweep(rows: pd.DataFrame) -> Chart:
         .properties(width=WIDTH, height=alt.Step(18))
         .properties(title="Every training of the sweep")
     )
+
+
+def outcomes(rows: pd.DataFrame, axis: str) -> Chart:
+    """What a swept number decides: agreement with truth and probe along it, and each training's outcome.
+
+    Args:
+        rows: columns run, seed, value (of the swept number), outcome, agrees_truth, agrees_probe.
+    """
+    names = {"agrees_truth": "agrees with the truth", "agrees_probe": "agrees with the probe"}
+    table = rows.melt(["run", "seed", "value", "outcome"], list(names), "judge", "share")
+    table["judge"] = table["judge"].map(names)
+    positive = rows["value"].min() > 0 and rows["value"].max() / rows["value"].min() > 20
+    x = alt.X(
+        "value:Q", title=axis, scale=alt.Scale(type="log") if positive else alt.Scale(type="symlog", constant=0.01)
+    )
+    seen = [name for name in OUTCOME_COLOURS if name in set(rows["outcome"])]
+    colour = alt.Color(
+        "outcome:N", scale=alt.Scale(domain=seen, range=[OUTCOME_COLOURS[name] for name in seen]), title="outcome"
+    )
+    y = alt.Y("share:Q", title="share of answers", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+    judge = alt.StrokeDash("judge:N", scale=alt.Scale(domain=list(names.values()), range=[[1, 0], [5, 4]]))
+    lines = alt.Chart(table).mark_line(color="#888888").encode(x=x, y=alt.Y("mean(share):Q"), strokeDash=judge)
+    dots = (
+        alt.Chart(table)
+        .mark_point(filled=True, size=90, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=alt.Shape("judge:N", scale=alt.Scale(domain=list(names.values()), range=["circle", "diamond"])),
+            tooltip=["run", "seed", "outcome", "judge", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    return alt.layer(lines, dots).properties(width=WIDTH, height=HEIGHT, title=f"What becomes of the policy, by {axis}")

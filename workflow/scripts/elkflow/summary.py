@@ -141,3 +141,12 @@ def manifests(plan: Plan, results: Path) -> dict[str, Path]:
         for suite in plan.suites:
             folders += [base_folder(results, training, suite), tuned_folder(results, training, suite)]
     return {folder.relative_to(results).as_posix(): folder / "manifest.json" for folder in folders}
+
+
+def read_without_rl(plan: Plan, results: Path) -> pd.DataFrame:
+    """What the reward achieves at test time, without training: the evaluation stage's tables, with a column run."""
+    if not plan.without_rl:
+        return pd.DataFrame()
+    runs = dict.fromkeys(training.run for training in plan.trainings())
+    tables = [pd.read_csv(results / "evaluations" / "without_rl" / f"{run}.csv").assign(run=run) for run in runs]
+    return pd.concat(tables, ignore_index=True)

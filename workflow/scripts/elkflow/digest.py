@@ -1,0 +1,167 @@
+"""Rows for the report's tables and plots, gathered from the verdict."""
+
+from typing import Any
+
+import pandas as pd
+
+from elkflow import tables
+from elkflow.tables import gain, number, p_value
+
+
+def rows_of(evaluations: list[dict[str, Any]], training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparison's rows of one run and seed."""
+    return [row for row in evaluations if (row["run"], row["seed"]) == (training["run"], training["seed"])]
+
+
+def points(row: dict[str, Any]) -> str:
+    """A difference with its interval and p-value."""
+    text = gain(row["difference"], row["ci_low"], row["ci_high"], row["metric"])
+    return f"{text}, " + ("within noise" if row["within_noise"] else f"p {p_value(row['p_holm'])}")
+
+
+def interval(row: dict[str, Any], name: str) -> str:
+    """`[48.1 %, 52.3 %]` of base or tuned."""
+    return f"[{number(row[f'{name}_low'], row['metric'])}, {number(row[f'{name}_high'], row['metric'])}]"
+
+
+def auroc(probe: dict[str, Any]) -> str:
+    """AUROC with its interval."""
+    return f"{probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
+
+
+def share(figures: dict[str, Any], name: str) -> str:
+    """`81.2 % [78.0, 84.1]`, or nothing where it was not measured."""
+    if name not in figures:
+        return ""
+    value, low, high = (100 * figures[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def chosen_layers(verdict: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Probe to its method and layer."""
+    return {probe["probe"]: (probe["method"], probe["layer"]) for probe in verdict["probes"]}
+
+
+def headline_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a training: gains side by side, probe, and whom the tuned model agrees with."""
+    probes = {probe["probe"]: probe for probe in verdict["probes"]}
+    rows = []
+    for training in verdict["trainings"]:
+        own = rows_of(verdict["evaluations"], training)
+        whom = training["agreement"].get(training["wording"])
+        rows.append(
+            {"run": training["run"], "seed": str(training["seed"])}
+            | {f"gain, {row['task']}": points(row) for row in own if row["kind"] == "training"}
+            | {f"gain, {row['task']} (never trained on)": points(row) for row in own if row["kind"] == "held_out"}
+            | {row["task"]: points(row) for row in own if row["kind"] == "general"}
+            | {
+                "probe AUROC": f"{probes[training['probe']]['auroc']:.3f}",
+                "agrees with the probe": f"{whom['tuned_probe']:.1%}" if whom else "",
+                "agrees with the truth": f"{whom['tuned_truth']:.1%}" if whom else "",
+                "outcome": training["outcome"] or "",
+            }
+        )
+    return rows
+
+
+def seed_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """One row a run and task, over seeds."""
+    return [
+        {
+            "run": row["run"],
+            "task": row["task"],
+            "seeds": str(row["seeds"]),
+            "base": number(row["base"], row["metric"]),
+            "tuned": number(row["tuned"], row["metric"]),
+            "mean gain [95 %]": gain(row["difference"], row["ci_low"], row["ci_high"], row["metric"]),
+            "gain of each seed": ", ".join(
+                f"{seed}: {tables.signed(g, row['metric'])}" for seed, g in row["per_seed"].items()
+            ),
+        }
+        for row in verdict["seeds"]
+    ]
+
+
+def training_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    """One flat row a training, for tables and plots of sweeps."""
+    rows = []
+    for training in verdict["trainings"]:
+        own = rows_of(verdict["evaluations"], training)
+        row = {key: training[key] for key in ("run", "seed", "probe", "outcome", "steps", "exploits_probe")}
+        for kind in ("training", "held_out"):
+            if of_kind := [each for each in own if each["kind"] == kind]:
+                row |= {
+                    f"{kind}_{name}": of_kind[0][name] for name in ("base", "tuned", "difference", "ci_low", "ci_high")
+                }
+        if whom := training["agreement"].get(training["wording"]):
+            row |= {f"agrees_{name}": whom[f"tuned_{name}"] for name in ("probe", "truth")}
+        rows.append(row)
+    return rows
+
+
+def sweep_axes(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Swept numbers by name, from the runs' names (`kl+coefficient=0.1`), with the rows and the number as `value`."""
+    found = {}
+    settings = (
+        rows["run"].str.split("+").map(lambda parts: dict(part.split("=", 1) for part in parts[1:] if "=" in part))
+    )
+    for name in dict.fromkeys(key for each in settings for key in each):
+        values = pd.to_numeric(settings.map(lambda each, name=name: each.get(name)), errors="coerce")
+        if values.nunique() > 1 and "agrees_truth" in rows:
+            found[name] = rows.assign(value=values).dropna(subset=["value", "agrees_truth"])
+    return found
+
+
+def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """Change of reward and gold accuracy from first to last step."""
+    rows = []
+    for training in verdict["trainings"]:
+        row = {"run": training["run"], "seed": str(training["seed"]), "steps": str(training["steps"])}
+        for name, shown in (("reward", "reward"), ("gold", "gold accuracy")):
+            change = training[f"{name}_trend"]
+            ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
+            row[f"{shown}, change over training [95 %]"] = f"{change['change']:+.3f}{ends}"
+        row["reward hacking"] = "yes" if training["exploits_probe"] else "no"
+        rows.append(row)
+    return rows
+
+
+def agreement_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """Agreement with probe and truth, and on the probe's errors, by training and wording."""
+    rows = []
+    for training in verdict["trainings"]:
+        for wording, whom in training["agreement"].items():
+            if whom is None:
+                continue
+            rows.append(
+                {"run": training["run"], "seed": str(training["seed"]), "wording": wording}
+                | {
+                    f"{model} agrees with the {judge}": share(whom, f"{model}_{judge}")
+                    for judge in ("probe", "truth")
+                    for model in ("base", "tuned")
+                }
+                | {"probe errs on": f"{whom['errors']} of {whom['n']}"}
+                | {f"there {model} follows it": share(whom, f"{model}_follows") for model in ("base", "tuned")}
+            )
+    return rows
+
+
+def fresh_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """AUROC before training, and of frozen and fresh probe after it."""
+    probes = {probe["probe"]: probe for probe in verdict["probes"]}
+    rows = []
+    for training in verdict["trainings"]:
+        if not training["probes_after"]:
+            continue
+        after = training["probes_after"]
+        rows.append(
+            {
+                "run": training["run"],
+                "seed": str(training["seed"]),
+                "before training": f"{auroc(probes[training['probe']])}, layer {probes[training['probe']]['layer']}",
+                "after, frozen probe": auroc(after["frozen"]) if "frozen" in after else "reads another model",
+                "after, fresh probe": f"{auroc(after['fresh'])}, layer {after['fresh']['layer']}",
+                "outcome": training["outcome"] or "",
+            }
+        )
+    return rows
