@@ -11,13 +11,14 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from tiny import save_tiny_model
 
-from elkflow import evaluation, harness
+from elkflow import answers, evaluation, harness
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, write_table
-from elkflow.lineage import check
+from elkflow.lineage import check, write_manifest
 from elkflow.models import encode_answer, encode_prompt, load_model, load_tokenizer
 from elkflow.packing import Line
 from elkflow.settings.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
@@ -267,10 +268,13 @@ def test_settings_that_make_no_sense(section, message):
 
 def command(checkpoint, folder, settings, extra=()):
     files = [written(questions(), folder / wording) for wording in settings.wordings()]
+    lineage = checkpoint.with_name(f"{checkpoint.name}.json")
+    write_manifest(lineage, outputs={"checkpoint": checkpoint}, inputs={})
     return [
         *("--settings", settings.questions()),
         *("--model-settings", ModelSettings(path="anywhere", dtype="float32").model_dump_json()),
-        *("--model", str(checkpoint), "--lineage", str(checkpoint / "config.json")),
+        *("--model", str(checkpoint), "--lineage", str(lineage)),
+        *("--answers", str(folder / "answers")),
         *("--prompts", *map(str, files)),
         *("--results", *(str(folder / "out" / suite / "results.json") for suite in settings.suites)),
         *extra,
@@ -300,6 +304,101 @@ def test_the_script_writes_every_suite_with_manifests(checkpoint, tmp_path):
     before = (tmp_path / "out" / "target" / "samples.parquet").read_bytes()
     script.main(command(checkpoint, tmp_path, settings))
     assert (tmp_path / "out" / "target" / "samples.parquet").read_bytes() == before
+
+
+def test_a_changed_model_or_question_is_never_served_old_answers(tmp_path, monkeypatch):
+    checkpoint = save_tiny_model(tmp_path / "checkpoint", texts=SENTENCES)
+    settings = EvaluationSettings(suites={"target": SuiteSettings(wordings=["plain"])})
+    runs = []
+    forward = harness.HarnessModel._score_all
+    monkeypatch.setattr(harness.HarnessModel, "_score_all", lambda *given: runs.append(1) or forward(*given))
+
+    def scores(extra=()):
+        before = len(runs)
+        script.main(command(checkpoint, tmp_path, settings, extra))
+        table = read_table(tmp_path / "out" / "target" / "samples.parquet").to_pandas()
+        return np.stack(table["scores"]), len(runs) - before
+
+    first, ran = scores()
+    assert ran == 1
+    again, ran = scores()
+    assert ran == 0 and np.array_equal(first, again)  # nothing changed: found again, not computed
+    save_tiny_model(checkpoint, texts=SENTENCES, seed=1)  # the same folder with other weights
+    other, ran = scores()
+    assert ran == 1 and not np.allclose(first, other)
+    save_tiny_model(checkpoint, texts=SENTENCES)
+    back, ran = scores()
+    assert ran == 0 and np.array_equal(first, back)
+    monkeypatch.setitem(globals(), "OPENING", "<|user|> what is the question ?")  # the same model, other questions
+    reworded, ran = scores()
+    assert ran == 1 and not np.allclose(first, reworded)
+
+
+def test_answers_are_kept_by_dtype_and_code(tmp_path, monkeypatch):
+    requests = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
+    store = answers.Answers(tmp_path, {"model": "x", "dtype": "float32"})
+    store.put(requests, [(-1.5, True), (-2.25, False)])
+    assert store.get(requests) == [(-1.5, True), (-2.25, False)]
+    assert store.get(requests[::-1]) is None
+    assert store.get([(None, [1], [2, 3]), (None, [1, 2], [3])]) is None
+    assert answers.Answers(tmp_path, {"model": "x", "dtype": "bfloat16"}).get(requests) is None
+    monkeypatch.setattr(answers, "sha256", lambda file: f"edited {file}")
+    assert answers.Answers(tmp_path, {"model": "x", "dtype": "float32"}).get(requests) is None
+
+
+def test_a_killed_evaluation_keeps_the_blocks_it_finished(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "BLOCK", 4)
+    model = subject(checkpoint, answers=answers.Answers(tmp_path, {}))
+    requests = requests_for(model, MIXED)
+    whole = model._loglikelihood_tokens(requests)
+    assert len(list(tmp_path.rglob("*.json"))) == 3
+    monkeypatch.setattr(model, "_score_all", None)  # nothing is left to compute
+    assert model._loglikelihood_tokens(requests) == whole
+
+
+def test_a_damaged_model_is_named_before_it_is_loaded(tmp_path):
+    checkpoint = save_tiny_model(tmp_path / "checkpoint", texts=SENTENCES)
+    settings = EvaluationSettings(suites={"target": SuiteSettings(wordings=["plain"])})
+    arguments = command(checkpoint, tmp_path, settings)
+    with (checkpoint / "model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"bits")
+    with pytest.raises(UserError, match="checkpoint: damaged or changed"):
+        script.main(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_base_and_adapter_answer_as_the_merged_model_does(checkpoint, tmp_path):
+    torch.manual_seed(0)
+    tuned = get_peft_model(
+        load_model(checkpoint, dtype="float32"), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    )
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    tuned.save_pretrained(tmp_path / "adapter")
+    tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
+    load_tokenizer(checkpoint).save_pretrained(tmp_path / "merged")
+    settings = EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])})
+    fp32 = ModelSettings(path="x", dtype="float32")
+    found = []
+    for folder, adapter in ((checkpoint, tmp_path / "adapter"), (tmp_path / "merged", None), (checkpoint, None)):
+        model = evaluation.load_subject(folder, fp32, settings, adapter=adapter)
+        assert model._loglikelihood_tokens(requests_for(model, MIXED[:1]))
+        assert model._shared
+        found.append([score for score, _ in model._loglikelihood_tokens(requests_for(model, MIXED))])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    assert found[0] != pytest.approx(found[2], abs=1e-2)
+
+
+def test_eight_bits_answer_nearly_as_thirty_two(checkpoint):
+    found = []
+    for quantization in (None, "8bit"):
+        settings = EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}, quantization=quantization)
+        model = evaluation.load_subject(checkpoint, ModelSettings(path="x", dtype="float32"), settings)
+        found.append([score for score, _ in model._loglikelihood_tokens(requests_for(model, MIXED))])
+    assert found[0] == pytest.approx(found[1], abs=0.2)
+    assert found[0] != found[1]
 
 
 def test_task_files_are_where_the_workflow_looks_for_them():

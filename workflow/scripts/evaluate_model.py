@@ -18,19 +18,27 @@ class Arguments:
     settings: EvaluationSettings
     model_settings: ModelSettings
     model: Path  # checkpoint folder
-    lineage: list[Path]  # manifests of the model (and of the adapter)
+    lineage: list[Path]  # manifests of the model, the adapter where there is one, and the prompts
     prompts: list[Path]  # …/{wording}/val.parquet
     results: list[Path]  # …/{suite}/results.json; samples and manifest are written beside it
+    answers: Path  # folder of scores known already
     adapter: list[Path] = field(default_factory=list)  # at most one, on top of the model
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Check what the model and the prompts are, load the model, and ask."""
     arguments = parse(Arguments, argv)
     prompts = {file.parent.name: file for file in arguments.prompts}
     adapter = next(iter(arguments.adapter), None)
     check_files(arguments.model, *arguments.adapter, *arguments.prompts)
     with timed("loading the model"):
-        model = load_subject(arguments.model, arguments.model_settings, arguments.settings, adapter)
+        model = load_subject(
+            arguments.model,
+            arguments.model_settings,
+            arguments.settings,
+            adapter=adapter,
+            answers=arguments.answers,
+        )
     for file in arguments.results:
         name, folder = file.parent.name, file.parent
         suite = arguments.settings.suites[name]
@@ -44,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         write_manifest(
             folder / "manifest.json",
             outputs={"results": folder / "results.json", "samples": folder / "samples.parquet"},
-            inputs=dict(zip(("model", "adapter"), arguments.lineage, strict=False))
+            inputs=dict(zip(("model", "adapter")[: 1 + len(arguments.adapter)], arguments.lineage, strict=False))
             | {f"prompts {wording}": prompts[wording] for wording in suite.wordings},
             settings=suite,
             device=model.device.type,

@@ -14,7 +14,9 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel
 
+from elkflow.answers import Answers
 from elkflow.errors import UserError
+from elkflow.files import sha256
 from elkflow.harness import HarnessModel
 from elkflow.models import load_model, load_tokenizer
 from elkflow.settings.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
@@ -28,9 +30,18 @@ logger = logging.getLogger(__name__)
 
 
 def load_subject(
-    folder: Path, settings: ModelSettings, evaluation: EvaluationSettings, adapter: Path | None = None
+    folder: Path,
+    settings: ModelSettings,
+    evaluation: EvaluationSettings,
+    *,
+    adapter: Path | None = None,
+    answers: Path | None = None,
 ) -> HarnessModel:
-    """The model to be questioned: a checkpoint, with an adapter on top where one is given."""
+    """The model to be questioned: a checkpoint, with an adapter on top where one is given.
+
+    Args:
+        answers: folder where scores are kept and looked up by the content of the weights; none: nothing is kept.
+    """
     loading = settings.loading()
     if evaluation.dtype:
         loading["dtype"] = evaluation.dtype
@@ -41,7 +52,11 @@ def load_subject(
         model = with_adapter(model, adapter)
     tokenizer = load_tokenizer(folder, trust_remote_code=settings.trust_remote_code)
     seq2seq = bool(model.config.is_encoder_decoder)
-    return HarnessModel(model, tokenizer, batch_size=evaluation.batch_size, seq2seq=seq2seq)
+    store = None
+    if answers is not None:
+        weights = {"model": sha256(folder), "adapter": sha256(adapter) if adapter else None}
+        store = Answers(answers, {**weights, **loading, "compute": str(model.dtype), "device": model.device.type})
+    return HarnessModel(model, tokenizer, batch_size=evaluation.batch_size, seq2seq=seq2seq, answers=store)
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> torch.nn.Module:

@@ -11,6 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from elkflow.answers import BLOCK, Answers, Request
 from elkflow.cli import progress
 from elkflow.errors import UserError
 from elkflow.hiddens import BATCH_TOKENS, Reader, choose_layout, outputs_only_at
@@ -22,7 +23,6 @@ MOST_LOGITS = 2048
 WINDOWS = 64
 """Windows of long texts laid out together; how many run together is decided as for everything else."""
 
-Request = tuple[Any, list[int], list[int]]
 BatchSize = int | Literal["auto"]
 
 
@@ -48,6 +48,7 @@ class HarnessModel(HFLM):
         *,
         batch_size: BatchSize = "auto",
         seq2seq: bool = False,
+        answers: Answers | None = None,
     ) -> None:
         logging.getLogger("lm_eval").setLevel(logging.ERROR)  # the parent warns about every argument it now ignores
         super().__init__(
@@ -64,6 +65,7 @@ class HarnessModel(HFLM):
             self._rank, self._world_size = state.process_index, state.num_processes
         self._shared: bool | None = None  # whether the architecture takes prefix trees; asked on the first questions
         self._chosen: BatchSize | None = None
+        self._answers = answers
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensor of every process, concatenated; scalars become a vector."""
@@ -88,8 +90,25 @@ class HarnessModel(HFLM):
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         """Log-probability of each continuation and whether it is the greedy one, in the order of `requests`."""
-        if self.backend != "causal":
-            return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        for text, _, continuation in requests:
+            if not continuation:
+                raise UserError(f"the answer {text[1]!r} has no tokens of its own after {text[0][-40:]!r}")
+        scores: list[tuple[float, bool]] = []
+        for start in range(0, len(requests), BLOCK):
+            block = requests[start : start + BLOCK]
+            known = self._answers.get(block) if self._answers else None
+            if known is None:
+                if self.backend == "causal":
+                    known = self._score_all(block)
+                else:
+                    known = super()._loglikelihood_tokens(block, disable_tqdm=disable_tqdm, override_bs=override_bs)
+                if self._answers:
+                    self._answers.put(block, known)
+            scores += known
+        return scores
+
+    def _score_all(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
+        """What `_loglikelihood_tokens` returns, for a decoder."""
         questions = [self._question(row, request) for row, request in enumerate(requests)]
         longest = max((len(question.prompt) + len(question.answers[0]) for question in questions), default=0)
         if self._shared is None:
@@ -113,10 +132,11 @@ class HarnessModel(HFLM):
         return find_executable_batch_size(score, starting_batch_size=BATCH_TOKENS.get(self.device.type, 8192))()
 
     def _question(self, row: int, request: Request) -> Question:
-        """The tokens to be fed: all but the last, whose probability the one before it tells."""
-        text, context, continuation = request
-        if not continuation:
-            raise UserError(f"the answer {text[1]!r} has no tokens of its own after {text[0][-40:]!r}")
+        """The tokens to be fed: all but the last, whose probability the one before it tells.
+
+        What is too long for the model loses its beginning, as in the parent.
+        """
+        _, context, continuation = request
         tokens = (context + continuation)[-(self.max_length + 1) :]
         return Question(row, tokens[: -len(continuation)], [tokens[-len(continuation) : -1]])
 
