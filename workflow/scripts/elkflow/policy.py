@@ -51,7 +51,6 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.compute = next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
-        trunk = getattr(model, model.base_model_prefix)
         count = model.config.get_text_config().num_hidden_layers
         self.first = 0 if settings.layers == "all" else count - settings.layers
         if self.first < 0:
@@ -60,14 +59,13 @@ class Policy(nn.Module):
         torch.manual_seed(seed)
         if settings.train == "lora":
             self.model: PreTrainedModel | PeftModel = get_peft_model(model, lora_config(model, settings, self.first))
-            trunk = getattr(self.model.get_base_model(), model.base_model_prefix)
         else:
             self.model = model
             if getattr(model, "is_quantized", False):
                 raise UserError(f"ppo.train: {settings.train!r} needs weights that are not quantised; use lora")
-        self.base, self.trunk = model, trunk
-        self.blocks = block_list(trunk, count)
-        self.norm = final_norm(trunk)
+        self.base = model
+        self.trunk, self.blocks = find_trunk(model, count)
+        self.norm = final_norm(self.trunk)
         if settings.train == "layers":
             for module in (*self.blocks[self.first :], self.norm):
                 module.float().requires_grad_(True)
@@ -209,16 +207,17 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ in ("Conv1D", "Linear8bitLt", "Linear4bit")
 
 
-def block_list(trunk: nn.Module, count: int) -> nn.ModuleList:
-    """The trunk's blocks.
+def find_trunk(model: nn.Module, count: int) -> tuple[nn.Module, nn.ModuleList]:
+    """The module that runs the blocks one after another, and their list.
 
     Raises:
-        UserError: it has no list of `count` modules.
+        UserError: no module has a list of `count` modules.
     """
-    for child in trunk.children():
-        if isinstance(child, nn.ModuleList) and len(child) == count:
-            return child
-    raise UserError(f"policy: {type(trunk).__name__} is not a causal language model with a list of {count} blocks")
+    for module in model.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return module, child
+    raise UserError(f"policy: {type(model).__name__} is not a causal language model with a list of {count} blocks")
 
 
 def final_norm(trunk: nn.Module) -> nn.Module:
