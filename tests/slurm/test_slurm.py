@@ -1,40 +1,34 @@
-"""The workflow on a real Slurm: whole, through every kind of failure, in several processes and in shards."""
+"""The workflow on a real Slurm: whole, broken in every way that Slurm knows, and started again."""
 
 import json
-import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
-from integration.conftest import tiny_config
-from tiny import save_tiny_model
+from workspace import make_workspace, write_config
 
-from .conftest import ROOT, Run, edited_profile, wait_for
+from elkflow.files import sha256
 
-STEPS = 60  # enough for every fault to find PPO at work after its first checkpoint
+from .conftest import Run, edited_profile, wait_for
+
+STEPS = 100  # enough for every fault to find PPO at work
+SEEDS = {"fails": 0, "hangs": 1, "memory": 2, "cancelled": 3, "node": 4}  # what happens to the run of each seed
+TARGETS = [f"results/runs/faulty/seed{seed}/manifest.json" for seed in SEEDS.values()]
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """A working folder with a tiny model and its config."""
-    from elkflow.facts import questions
-
-    folder = tmp_path_factory.mktemp("cluster")
-    texts = [" ".join(map(str, row.values())) for row in questions().to_pylist()]
-    prompts = [file.read_text(encoding="utf-8") for file in (ROOT / "workflow" / "prompts").glob("*.yaml")]
-    model = save_tiny_model(folder / "model", [*texts, *prompts])
-    (folder / "config.yaml").write_text(yaml.safe_dump(tiny_config(model)))
-    return folder
+    return make_workspace(tmp_path_factory.mktemp("cluster"))
 
 
 @pytest.fixture(scope="session")
 def finished(cluster, folder) -> Run:
-    """The whole workflow, run through the profile with two processes for PPO."""
+    """The whole workflow, run through the profile with two GPUs and so two processes for PPO."""
     profile = edited_profile(folder / "profile", account="", gpus=2)
     run = Run(cluster, folder, profile, ["--configfile", "config.yaml"]).start()
-    assert run.finish(900) == 0, run.text
+    assert run.finish(1200) == 0, run.text
     return run
 
 
@@ -47,7 +41,7 @@ def test_whole_workflow_reaches_the_verdict(finished, folder):
 
 
 def test_ppo_ran_as_two_processes_of_one_job_with_two_gpus(finished, folder):
-    job = next(job for name, job in finished.jobs().items() if name.startswith("rule_train_ppo/"))
+    job = finished.jobs()["rule_train_ppo/quickstart_0"]
     assert finished.cluster.node_of(job).startswith("gpu")
     (manifest,) = (folder / "results" / "runs").glob("*/seed0/manifest.json")
     assert json.loads(manifest.read_text())["facts"]["processes"] == 2
@@ -64,46 +58,138 @@ def test_report_is_written(finished, cluster, folder):
     assert (folder / "report.html").stat().st_size > 100_000
 
 
-FAULTS = {0: "fails", 1: "hangs", 2: "memory", 3: "cancelled", 4: "node"}
+def upstream(folder: Path) -> dict[str, str]:
+    """Hash and time of everything made before PPO."""
+    made = [path for path in (folder / "results").rglob("*") if path.is_file() and "runs" not in path.parts]
+    return {str(path): f"{sha256(path)} {path.stat().st_mtime_ns}" for path in made}
+
+
+def checkpoints(folder: Path, seed: int) -> list[Path]:
+    return sorted((folder / f"results/runs/faulty/seed{seed}/checkpoints").glob("step-*/hashes.json"))
 
 
 @pytest.fixture(scope="session")
-def broken(finished, cluster, folder) -> Run:
-    """Five seeds of a longer run, each hit by another fault once its first checkpoint stands; then the controller."""
+def faulty(finished, folder) -> list[str]:
+    """Arguments for a longer run of five seeds, of which only PPO is left to do."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (run,) = config["runs"].values()
-    run["ppo"] |= {"steps": STEPS, "checkpoint_every": 5}
-    config["runs"] = {"faulty": run | {"seeds": list(FAULTS)}}
-    (folder / "faulty.yaml").write_text(yaml.safe_dump(config))
-    profile = edited_profile(folder / "faulty", account="", gpus=1)
-    file = profile / "profile.v9+.yaml"
-    (request,) = re.findall(r"train_ppo:\n(?:    .*\n)*?    mem_mb: (.*)\n", file.read_text())
-    file.write_text(file.read_text().replace(request, f'300 if wildcards.get("seed") == "2" else 8000'))
-    before = fingerprint(folder)
-    targets = [f"results/runs/faulty/seed{seed}/manifest.json" for seed in FAULTS]
-    run = Run(cluster, folder, profile, ["--configfile", "faulty.yaml"]).start("--retries", "0", *targets)
+    run["ppo"] |= {"steps": STEPS, "checkpoint_every": 5, "evaluate_every": 50}
+    config["runs"] = {"faulty": run | {"seeds": list(SEEDS.values())}}
+    write_config(folder / "faulty.yaml", config)
+    return ["--configfile", "faulty.yaml"]
 
-    jobs = {}
-    for seed in FAULTS:
-        wait_for(lambda seed=seed: f"rule_train_ppo/faulty_{seed}" in run.jobs(), f"seed {seed}'s job", run=run)
-        jobs[seed] = run.jobs()[f"rule_train_ppo/faulty_{seed}"]
-    cluster.run("scontrol", "update", f"JobId={jobs[1]}", "TimeLimit=1")
-    for seed, fault in FAULTS.items():
-        if fault == "memory":
-            continue
-        wait_for(lambda seed=seed: checkpoints(folder, seed), f"seed {seed}'s first checkpoint", run=run)
+
+@pytest.fixture(scope="session")
+def broken(cluster, faulty, folder) -> tuple[Run, dict[str, str]]:
+    """Every seed hit by another fault once its first checkpoint stands, the controller restarted meanwhile."""
+    profile = edited_profile(folder / "small", account="", gpus=1)
+    file = profile / "profile.v9+.yaml"
+    little = "?f\"400 if wildcards.get('seed') == '2' else 8000\""
+    text, count = re.subn(r"(  train_ppo:\n(?:    .*\n)*?    mem_mb: ).*", rf"\g<1>{little}", file.read_text())
+    assert count == 1
+    file.write_text(text)
+    before = upstream(folder)
+    run = Run(cluster, folder, profile, faulty).start("--retries", "0", *TARGETS)
+    names = {fault: f"rule_train_ppo/faulty_{seed}" for fault, seed in SEEDS.items()}
+    wait_for(lambda: set(names.values()) <= set(run.jobs()), "five jobs", run=run)
+    jobs = {fault: run.jobs()[name] for fault, name in names.items()}
+    cluster.run("scontrol", "update", f"JobId={jobs['hangs']}", "TimeLimit=1")
+    for fault, seed in SEEDS.items():
+        if fault != "memory":  # the others are well on their way when it strikes
+            wait_for(lambda seed=seed: checkpoints(folder, seed), f"seed {seed}'s first checkpoint", run=run)
         if fault == "fails":
-            cluster.signal(jobs[seed], "train_ppo.py", signal.SIGKILL)
+            cluster.signal(jobs[fault], "train_ppo.py", signal.SIGKILL)
         elif fault == "hangs":
-            cluster.signal(jobs[seed], "train_ppo.py", signal.SIGSTOP)
+            cluster.signal(jobs[fault], "train_ppo.py", signal.SIGSTOP)
         elif fault == "cancelled":
-            cluster.run("scancel", jobs[seed])
+            cluster.run("scancel", jobs[fault])
         elif fault == "node":
-            node = cluster.node_of(jobs[seed])
+            node = cluster.node_of(jobs[fault])
             cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
             cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
     cluster.restart_controller(outage=5)
-    assert run.finish(300) == 1, run.text
-    assert fingerprint(folder) == before, "a finished stage was touched"
-    run.slurm_jobs = jobs
-    return run
+    assert run.finish(400) == 1, run.text
+    assert upstream(folder) == before, "a finished stage was repeated"
+    return run, jobs
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "reason"),
+    [
+        ("fails", "FAILED", "exit"),
+        ("hangs", "TIMEOUT", "DUE TO TIME LIMIT"),
+        ("memory", "FAILED", "memory limit"),
+        ("cancelled", "CANCELLED", "CANCELLED"),
+    ],
+)
+def test_error_names_rule_job_reason_and_log(broken, fault, state, reason):
+    run, jobs = broken
+    (error,) = [
+        part
+        for part in re.split(r"^Error in (?=rule )", run.text, flags=re.MULTILINE)[1:]
+        if f"external_jobid: {jobs[fault]}\n" in part
+    ]
+    assert error.startswith("rule train_ppo:")
+    assert f"SLURM-job '{jobs[fault]}' failed, SLURM status is: '{state}'" in error
+    assert f"logs/runs/faulty/seed{SEEDS[fault]}/train_ppo.log" in error
+    assert reason.lower() in error.lower()
+
+
+def test_slurm_itself_restarts_the_job_of_a_dead_node(broken, folder):
+    run, jobs = broken
+    assert f"external_jobid: {jobs['node']}\n" not in run.text
+    assert went_on(folder, SEEDS["node"])
+
+
+@pytest.fixture(scope="session")
+def recovered(broken, faulty, cluster, folder) -> Run:
+    """The same command with a node drained; killed at work; and once more."""
+    profile = edited_profile(folder / "small", account="", gpus=1)
+    before = upstream(folder)
+    cluster.run("scontrol", "update", "NodeName=gpu1", "State=DRAIN", "Reason=test")
+    run = Run(cluster, folder, profile, faulty).start("--retries", "0", *TARGETS)
+    seed = SEEDS["cancelled"]
+    wait_for(lambda: f"rule_train_ppo/faulty_{seed}" in run.jobs(), "the job", run=run)
+    wait_for(lambda: went_on(folder, seed), "PPO to go on from its checkpoint", run=run)
+    assert all(cluster.node_of(job) in ("gpu2", "") for job in run.jobs().values()), "a drained node got a job"
+    assert run.process
+    run.process.kill()
+    run.process.wait()
+    orphans = {job for job, state in cluster.states().items() if state in ("RUNNING", "PENDING")}
+    again = Run(cluster, folder, profile, faulty).start("--retries", "0", *TARGETS)
+    assert again.finish(400) == 0, again.text
+    states = cluster.states()
+    assert not orphans or {states[job] for job in orphans} <= {"CANCELLED", "COMPLETED"}
+    assert upstream(folder) == before, "a finished stage was repeated"
+    return again
+
+
+def went_on(folder: Path, seed: int) -> bool:
+    """Whether the newest log of a seed says that PPO went on from a checkpoint."""
+    log = folder / f"logs/runs/faulty/seed{seed}/train_ppo.log"
+    return log.exists() and "going on after step" in log.read_text()
+
+
+def test_starting_again_finishes_every_run_without_a_gap(recovered, folder):
+    for seed in SEEDS.values():
+        rows = (folder / f"results/runs/faulty/seed{seed}/metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(row)["step"] for row in rows]
+        assert steps == list(range(1, STEPS + 1)), f"seed {seed}"
+
+
+def test_ppo_went_on_from_its_checkpoint(recovered, folder):
+    for fault in ("fails", "hangs", "cancelled", "node"):
+        assert went_on(folder, SEEDS[fault]), fault
+
+
+def test_more_memory_is_asked_for_after_a_memory_kill(finished, cluster, folder):
+    """As shipped: a job killed for memory is tried again with more, and succeeds without anybody's help."""
+    profile = edited_profile(folder / "growing", account="", gpus=1)
+    file = profile / "profile.v9+.yaml"
+    text, count = re.subn(r"(  score_answers:\n    mem_mb: ).*", r"\g<1>250 + 4000 * (attempt - 1)", file.read_text())
+    assert count == 1
+    file.write_text(text)
+    run = Run(cluster, folder, profile, finished.arguments)
+    run.start("--forcerun", "score_answers", "--until", "score_answers")
+    assert run.finish(400) == 0, run.text
+    assert "SLURM status is: 'FAILED'" in run.text and "Trying to restart job" in run.text

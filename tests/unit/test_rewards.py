@@ -15,7 +15,7 @@ from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, sha256
 from elkflow.models import kind, load_model, load_tokenizer
 from elkflow.pairs import Pairs
-from elkflow.scoring import reward_table
+from elkflow.scoring import pair_log_odds, reward_table
 
 PROMPTS = [f"is {name} the capital of {country} ?" for name in ("paris", "rome") for country in ("france", "italy")]
 ANSWERS = ["No", "Yes"]
@@ -77,7 +77,7 @@ def world(tmp_path_factory):
 
 def test_five_lines_outside_the_workflow_give_the_table_of_the_workflow(world):
     folder, _, pairs = world
-    table, _ = reward_table(artefact.load(folder), pairs)
+    table, _ = reward_table(pairs, pair_log_odds(artefact.load(folder), pairs))
     expected = np.stack(table.to_pandas()["rewards"])
     reward = rewards.load(folder)
     for index, answer in enumerate(ANSWERS):

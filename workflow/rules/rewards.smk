@@ -3,7 +3,51 @@
 Needs a probe and the hidden states of a split under the wordings it reads.
 Makes <results>/rewards/{probe}/{dataset}/{split}.parquet (id, rewards of the answers in order, label for diagnosis) and
 {split}.manifest.json, which tells the gold ceiling: how often the answer with the higher reward is the right one.
+
+`--set-scatter scoring=4` scores a split in four pieces, as independent jobs; the table is the same, byte for byte.
 """
+
+
+scattergather:
+    scoring=1,
+
+
+SHARDS = gather.scoring(
+    "<results>/rewards/{{probe}}/{{dataset}}/{{split}}.{scatteritem}.parquet"
+)
+
+
+rule score_shard:
+    """Score one piece of a split."""
+    input:
+        probe="<results>/probes/{probe}/probe.json",
+        weights="<results>/probes/{probe}/probe.safetensors",
+        manifest="<results>/probes/{probe}/manifest.json",
+        prompts=of_wordings(
+            "<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet",
+            first_only=True,
+        ),
+        states=ancient(
+            of_wordings(
+                "<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors",
+                first_only=True,
+            )
+        ),
+        lineage=of_wordings(
+            "<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json",
+            first_only=True,
+        ),
+        script=script_path("score_shard"),
+        code=imports("score_shard"),
+    output:
+        odds=temp("<results>/rewards/{probe}/{dataset}/{split}.{scatteritem}.parquet"),
+    log:
+        "<logs>/rewards/{probe}/{dataset}/{split}.{scatteritem}.log",
+    conda:
+        "../../envs/train.yaml"
+    shell:
+        'python {input.script:q} --probe "$(dirname {input.probe:q})" --prompts {input.prompts:q}'
+        " --states {input.states:q} --shard {wildcards.scatteritem:q} --odds {output.odds:q} >{log:q} 2>&1"
 
 
 rule score_answers:
@@ -26,6 +70,7 @@ rule score_answers:
             first_only=True,
         ),
         manifest="<results>/probes/{probe}/manifest.json",
+        shards=SHARDS if len(SHARDS) > 1 else [],
         script=script_path("score_answers"),
         code=imports("score_answers"),
     output:
@@ -38,4 +83,4 @@ rule score_answers:
     shell:
         'python {input.script:q} --probe "$(dirname {input.probe:q})" --prompts {input.prompts:q}'
         " --states {input.states:q} --lineage {input.manifest:q} {input.lineage:q}"
-        " --rewards {output.rewards:q} --manifest {output.manifest:q} >{log:q} 2>&1"
+        " --shards {input.shards:q} --rewards {output.rewards:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -1,15 +1,17 @@
 """Score every allowed answer of a split with a frozen probe."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from elkflow import artefact
 from elkflow.cli import parse, run
-from elkflow.files import write_table
+from elkflow.files import read_table, write_table
 from elkflow.lineage import check, check_files, write_manifest
 from elkflow.pairs import Pairs
-from elkflow.scoring import reward_table
+from elkflow.scoring import pair_log_odds, reward_table
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Arguments:
     lineage: list[Path]  # manifests of the probe and of the states
     rewards: Path
     manifest: Path
+    shards: list[Path] = field(default_factory=list)  # log-odds scored elsewhere, in the order of the rows
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,12 +34,16 @@ def main(argv: list[str] | None = None) -> None:
     check_files(*arguments.prompts, *arguments.states)
     probe = artefact.load(arguments.probe)
     pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
-    table, facts = reward_table(probe, pairs, arguments.probe)
+    if arguments.shards:
+        odds = np.concatenate([read_table(path, ["log_odds"])["log_odds"].to_numpy() for path in arguments.shards])
+    else:
+        odds = pair_log_odds(probe, pairs, arguments.probe)
+    table, facts = reward_table(pairs, odds)
     write_table(table, arguments.rewards)
     write_manifest(
         arguments.manifest,
         outputs={"rewards": arguments.rewards},
-        inputs={"/".join(path.parts[-2:]): path for path in arguments.lineage},
+        inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage},
         **facts,
     )
     logging.getLogger("elkflow").info("%d questions; picking the higher reward is right in %s", len(table), facts)

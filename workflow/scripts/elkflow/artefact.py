@@ -48,7 +48,8 @@ class Probe:
         """
         count = states.shape[0]
         normal = (states.float() - self.mean[:count, None]) / self.scale[:count, None]
-        odds = (normal[:, :, 1] - normal[:, :, 0]) @ self.weight + self.bias  # [V, N]
+        # A sum row by row, unlike a matrix product, gives the same bits whatever rows are scored together.
+        odds = ((normal[:, :, 1] - normal[:, :, 0]) * self.weight).sum(-1) + self.bias  # [V, N]
         return odds.mean(0)
 
     @property

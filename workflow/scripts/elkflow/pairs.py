@@ -100,21 +100,26 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def states(self, layers: Sequence[int], device: torch.device | None = None) -> Tensor:
-        """States [L, V, N, 2, D] float32 of the given layers.
+    def states(
+        self, layers: Sequence[int], device: torch.device | None = None, rows: tuple[int, int] | None = None
+    ) -> Tensor:
+        """States [L, V, N, 2, D] float32 of the given layers; of the pairs from `rows[0]` up to `rows[1]` if given.
 
         Raises:
             UserError: one is not finite; the message names file, layer and row.
         """
+        first, last = rows or (0, len(self))
         parts = []
         for path in self.files:
             with safe_open(path, framework="pt") as file:
-                parts.append(torch.stack([file.get_tensor(f"layers.{layer}") for layer in layers]).float())
+                read = [file.get_slice(f"layers.{layer}")[first:last] for layer in layers]
+            parts.append(torch.stack(read).float())
         states = torch.stack(parts, 1)
         finite = torch.isfinite(states.sum(-1))
         if not finite.all():
             layer, wording, row, answer = (~finite).nonzero()[0].tolist()
             kind = "NaN" if states[layer, wording, row, answer].isnan().any() else "infinite"
+            row += first
             raise UserError(
                 f"{self.files[wording]}: layers.{layers[layer]}, row {row} ({self.ids[row]}), answer {answer} "
                 f"holds {kind} values; try another dtype for this model"

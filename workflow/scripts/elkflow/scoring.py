@@ -17,8 +17,15 @@ from elkflow.pairs import Pairs
 ROWS = 4096  # scored at a time
 
 
-def pair_log_odds(probe: Probe, pairs: Pairs, folder: Path | str = "the probe") -> NDArray[np.float64]:
-    """Log-odds [N] that the positive answer of each pair is right.
+def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
+    """First row and the one after the last of shard `shard` (from 1) of `shards`: sizes differ by one at most."""
+    return total * (shard - 1) // shards, total * shard // shards
+
+
+def pair_log_odds(
+    probe: Probe, pairs: Pairs, folder: Path | str = "the probe", rows: tuple[int, int] | None = None
+) -> NDArray[np.float64]:
+    """Log-odds [N] that the positive answer of each pair is right; of the pairs in `rows` if given.
 
     Raises:
         UserError: the states are not the probe's (see `artefact.check_states`), or their answers are others.
@@ -31,12 +38,12 @@ def pair_log_odds(probe: Probe, pairs: Pairs, folder: Path | str = "the probe") 
         )
     if (pairs.layers, pairs.width) != (probe.facts["layers"], len(probe.weight)):
         raise UserError(f"{pairs.files[0]}: {pairs.layers} layers of width {pairs.width} do not fit the probe")
-    states = pairs.states([probe.layer])[0]  # [V, N, 2, D]
-    pieces = [probe.log_odds(states[:, start : start + ROWS]) for start in range(0, len(pairs), ROWS)]
-    return torch.cat(pieces).double().numpy()
+    states = pairs.states([probe.layer], rows=rows)[0]  # [V, N, 2, D]
+    pieces = [probe.log_odds(states[:, start : start + ROWS]) for start in range(0, states.shape[1], ROWS)]
+    return torch.cat(pieces).double().numpy() if pieces else np.empty(0)
 
 
-def reward_table(probe: Probe, pairs: Pairs, folder: Path | str = "the probe") -> tuple[pa.Table, dict[str, Any]]:
+def reward_table(pairs: Pairs, odds: NDArray[np.float64]) -> tuple[pa.Table, dict[str, Any]]:
     """Rewards of every answer, and how good they are against the labels.
 
     Where pairs ask about the answers themselves (is this one truthful?), each row is one answer of a question, and its
@@ -47,9 +54,8 @@ def reward_table(probe: Probe, pairs: Pairs, folder: Path | str = "the probe") -
         and facts: the gold ceiling is the accuracy of a policy that always gives the answer with the higher reward.
 
     Raises:
-        UserError: states do not fit the probe, or a question does not have all its answers scored.
+        UserError: a question does not have all its answers scored.
     """
-    odds = pair_log_odds(probe, pairs, folder)
     positive = torch.sigmoid(torch.from_numpy(odds)).numpy()
     if pairs.shown is None:
         ids, groups, labels = pairs.ids, pairs.groups, pairs.labels
