@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,7 +34,7 @@ from elkflow.packing import (
     plain_lines,
     tree_lines,
 )
-from elkflow.states import StatesFile
+from elkflow.states import Shape, StatesFile
 
 logger = logging.getLogger("elkflow")
 
@@ -120,10 +122,17 @@ class Reader:
     def lines(self, questions: Sequence[Question], longest: int = 512) -> list[Line]:
         """The questions laid out for this model; several questions share a line of up to `longest` tokens."""
         if self.kind == "encoder-decoder":
-            return decoder_lines(questions, self.config.decoder_start_token_id, self.shared)
+            return decoder_lines(questions, self._decoder_start(), self.shared)
         if self.shared:
             return tree_lines(questions, self.config.hidden_size, longest)
         return plain_lines(questions, self.closing if self.kind == "encoder" else ())
+
+    def _decoder_start(self) -> int:
+        """The token that opens a decoder's text; padding where the checkpoint names none, as T5 does."""
+        for config in (self.model.generation_config, self.model.config):
+            if getattr(config, "decoder_start_token_id", None) is not None:
+                return config.decoder_start_token_id
+        return self.filler
 
     @torch.inference_mode()
     def read(self, lines: Sequence[Line]) -> Read:
@@ -252,7 +261,8 @@ def extract(
     """Write the hidden states of every question and answer to `path`; return facts about how it went.
 
     The file holds `layers.0` … `layers.L`, each [N, A, D] in the questions' order and the states' own dtype, and
-    `answer_logprobs` [N, A] float32 unless the model is an encoder.
+    `answer_logprobs` [N, A] float32 unless the model is an encoder. Processes of one `accelerate launch` share the
+    batches out and write into one file, so they must see the same file system.
 
     Args:
         names: what to call each row in messages.
@@ -261,36 +271,65 @@ def extract(
     Raises:
         UserError: a state is not finite; names the row and the layer.
     """
+    processes = PartialState(cpu=not torch.cuda.is_available())
     tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
-    reader = choose_layout(Reader(model, kind, position=position, closing=closing), questions)
+    reader = Reader(model, kind, position=position, closing=closing)
+    reader.shared = shared_by_all(processes, choose_layout(reader, questions).shared)
     work = list(batches(reader.lines(questions, min(tokens, 512)), tokens))
-    first = reader.read(work[0])
+    like = reader.read(reader.lines(questions[:1]))  # tells dtype and sizes
     answers = len(questions[0].answers)
-    count, width = first.states.shape[0], first.states.shape[-1]
+    states = (like.states.dtype, (len(questions), answers, like.states.shape[-1]))
     shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-        f"layers.{layer}": (first.states.dtype, (len(questions), answers, width)) for layer in range(count)
+        f"layers.{layer}": states for layer in range(len(like.states))
     }
-    if first.logprobs is not None:
+    if like.logprobs is not None:
         shapes["answer_logprobs"] = (torch.float32, (len(questions), answers))
     header = {"format": "1", "layers": CONVENTION, "position": position, "kind": kind, **(metadata or {})}
-    with atomic(path) as temporary, StatesFile(temporary, shapes, header) as file:
-        for number, lines in enumerate(progress(work, "hidden states")):
-            read = first if number == 0 else reader.read(lines)
+    mine = work[processes.process_index :: processes.num_processes]
+    with common_file(processes, path, shapes, header) as file:
+        for lines in progress(mine, "hidden states") if processes.is_main_process else mine:
+            read = reader.read(lines)
             check_finite(read, names, answers)
-            write(file, read, answers)
+            write(file, read)
     computed = sum(len(line.ids) + len(line.source) for lines in work for line in lines)
     alone = sum(len(question.prompt) + len(answer) for question in questions for answer in question.answers)
     return {
         "layout": "shared" if reader.shared else "plain",
         "tokens_computed": computed,
         "tokens_one_by_one": alone,
-        "dtype": str(first.states.dtype).removeprefix("torch."),
+        "dtype": str(like.states.dtype).removeprefix("torch."),
         "device": model.device.type,
     }
 
 
-def write(file: StatesFile, read: Read, answers: int) -> None:
-    """Put each sequence's states in its row, answers of a row side by side."""
+def shared_by_all(processes: PartialState, value: Any) -> Any:
+    """The main process's value, in every process."""
+    if processes.num_processes == 1:
+        return value
+    return broadcast_object_list([value])[0]
+
+
+@contextmanager
+def common_file(
+    processes: PartialState,
+    path: Path,
+    shapes: Mapping[str, Shape],
+    metadata: Mapping[str, str],
+) -> Iterator[StatesFile]:
+    """One file that all processes fill: the main one makes it and, when all are done, puts it in its place."""
+    if not processes.is_main_process:
+        with StatesFile(Path(shared_by_all(processes, None)), shapes, metadata, create=False) as file:
+            yield file
+        processes.wait_for_everyone()
+        return
+    with atomic(path) as temporary, StatesFile(temporary, shapes, metadata) as file:
+        shared_by_all(processes, str(temporary))
+        yield file
+        processes.wait_for_everyone()
+
+
+def write(file: StatesFile, read: Read) -> None:
+    """Put each sequence's states in its slot."""
     order = torch.tensor(read.slots).argsort()
     slots, states = [read.slots[index] for index in order], read.states[:, order]
     start = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+Shape = tuple[torch.dtype, tuple[int, ...]]
 CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -29,7 +30,7 @@ class StatesFile:
     def __init__(
         self,
         path: Path,
-        tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        tensors: Mapping[str, Shape],
         metadata: Mapping[str, str],
         create: bool = True,
     ) -> None:
