@@ -47,6 +47,12 @@ class Cluster:
         lines = self.run("squeue", "--noheader", "--states", "all", "--format", "%i %T").splitlines()
         return dict(line.split() for line in lines)
 
+    def span(self, job: str) -> tuple[str, str]:
+        """When a job started and ended."""
+        shown = self.run("scontrol", "show", "job", job)
+        start, end = re.findall(r"(?:StartTime|EndTime)=(\S+)", shown)
+        return start, end
+
     def processes(self, job: str, script: str) -> list[int]:
         """Processes of a job whose command line names `script`."""
         found = []

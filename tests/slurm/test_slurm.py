@@ -193,3 +193,17 @@ def test_more_memory_is_asked_for_after_a_memory_kill(finished, cluster, folder)
     run.start("--forcerun", "score_answers", "--until", "score_answers")
     assert run.finish(400) == 0, run.text
     assert "SLURM status is: 'FAILED'" in run.text and "Trying to restart job" in run.text
+
+
+def test_four_scoring_shards_run_side_by_side_and_merge_to_the_same_bytes(finished, cluster, folder):
+    whole = folder / "results/rewards/truth/countries/ppo.parquet"
+    before = whole.read_bytes()
+    whole.unlink()
+    run = Run(cluster, folder, finished.profile, finished.arguments)
+    run.start("--set-scatter", "scoring=4", "--", "results/rewards/truth/countries/ppo.parquet")
+    assert run.finish(400) == 0, run.text
+    shards = [job for name, job in run.jobs().items() if name.startswith("rule_score_shard/")]
+    assert len(shards) == 4
+    assert whole.read_bytes() == before
+    spans = [cluster.span(job) for job in shards]
+    assert max(start for start, _ in spans) < min(end for _, end in spans), "one after another, not side by side"
