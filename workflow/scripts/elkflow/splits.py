@@ -147,24 +147,64 @@ def _deal(
     np.add.at(counts, (group + 1, stratum), 1)
     counts = counts.cumsum(axis=0)
     wanted = [None if size == "rest" else _quota(int(size), labels, strata, paired) for _, size in sizes]
-    bounds = _bounds(counts, wanted, even=True) or _bounds(counts, wanted, even=False)
-    if bounds is None:
+    if len(groups) == len(units):  # nothing to keep together: every unit of every label can be used
+        sequence = np.argsort(order, kind="stable")
+        rank = np.empty(len(units), np.int64)
+        rank[sequence] = _rank_within(stratum[sequence])
+        part = _by_rank(rank, stratum, counts[-1], wanted)
+    else:
+        part = _by_group(group, order, stratum, counts, wanted)
+    if part is None:
         raise UserError(_shortage(counts, sizes, labels if paired else 1, len(groups), stratified))
     chosen = {}
-    for (name, _), quota, (start, end) in zip(sizes, wanted, bounds, strict=True):
-        inside = np.flatnonzero((group >= start) & (group < end))
-        inside = inside[np.argsort(order[inside], kind="stable")]
-        if quota is None:
-            present = np.bincount(stratum[inside], minlength=strata)
-            quota = np.full(strata, present.min()) if stratified else present
-        inside = inside[_rank_within(stratum[inside]) < quota[stratum[inside]]]
-        rows = units[inside]
+    for place, (name, _) in enumerate(sizes):
+        rows = units[part == place]
         if paired:
             assert keys.pair is not None
             rows = kept[np.isin(keys.pair[kept], keys.pair[rows])]
         # By content, then row number: equal rows may change places without changing the file.
         chosen[name] = rows[np.argsort(mix(keys.content[rows], split.seed + 2), kind="stable")]
     return chosen
+
+
+def _by_rank(
+    rank: np.ndarray, stratum: np.ndarray, counts: np.ndarray, wanted: Sequence[np.ndarray | None]
+) -> np.ndarray | None:
+    """[units] number of each unit's split, or -1: the first of each stratum to the first split, and so on.
+
+    Args:
+        rank: [units] place of a unit within its stratum.
+        counts: [strata] units there are. None is returned where they do not suffice.
+    """
+    part, start = np.full(len(rank), -1), np.zeros(len(counts), np.int64)
+    for place, quota in enumerate(wanted):
+        left = counts - start
+        quota = np.full(len(counts), left.min()) if quota is None else quota
+        if (quota > left).any() or not quota.any():
+            return None
+        part[(rank >= start[stratum]) & (rank < (start + quota)[stratum])] = place
+        start = start + quota
+    return part
+
+
+def _by_group(
+    group: np.ndarray, order: np.ndarray, stratum: np.ndarray, counts: np.ndarray, wanted: Sequence[np.ndarray | None]
+) -> np.ndarray | None:
+    """[units] number of each unit's split, or -1: whole runs of groups to each split, then as many units as are wanted.
+
+    None where the groups do not suffice.
+    """
+    bounds = _bounds(counts, wanted, even=True) or _bounds(counts, wanted, even=False)
+    if bounds is None:
+        return None
+    part = np.full(len(group), -1)
+    for place, (quota, (start, end)) in enumerate(zip(wanted, bounds, strict=True)):
+        inside = np.flatnonzero((group >= start) & (group < end))
+        inside = inside[np.argsort(order[inside], kind="stable")]
+        if quota is None:
+            quota = np.full(counts.shape[1], np.bincount(stratum[inside], minlength=counts.shape[1]).min())
+        part[inside[_rank_within(stratum[inside]) < quota[stratum[inside]]]] = place
+    return part
 
 
 def _bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even: bool) -> list[tuple[int, int]] | None:
