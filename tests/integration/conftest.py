@@ -1,0 +1,55 @@
+"""A whole tiny workflow, run once for real and looked at by many tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from workspace import make_workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Run the workflow in `folder` on `folder`/config.yaml; stdout and stderr come back as one text."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    if "--configfile" not in arguments:
+        command += ["--configfile", str(folder / "config.yaml")]
+    command += arguments
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}")
+    return done
+
+
+def planned(folder: Path, *arguments: str) -> set[str]:
+    """Names of the rules that a dry-run would execute."""
+    lines = snakemake(folder, "--dry-run", *arguments).stdout.splitlines()
+    return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))} - {"all"}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a finished tiny run."""
+    folder = make_workspace(tmp_path_factory.mktemp("workflow"))
+    snakemake(folder, "--cores", "2")
+    return folder
+
+
+@pytest.fixture
+def changed(finished, tmp_path):
+    """A function that dry-runs the finished workflow with another config and returns the rules to be rerun."""
+
+    def plan(edit, *arguments: str) -> set[str]:
+        config = yaml.safe_load((finished / "config.yaml").read_text())
+        edit(config)
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(config))
+        return planned(finished, "--configfile", str(file), *arguments)
+
+    return plan

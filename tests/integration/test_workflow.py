@@ -1,0 +1,73 @@
+"""The workflow as a user drives it: finished once on tiny models, then asked what it would do next."""
+
+import json
+import time
+from pathlib import Path
+
+from .conftest import planned, snakemake
+
+AFTER_PPO = {"train_ppo", "merge_lora", "evaluate_tuned", "compare"}
+
+
+def test_every_stage_left_its_files(finished):
+    results = finished / "results"
+    (adapter,) = results.glob("runs/*/seed*/adapter/adapter_model.safetensors")
+    verdict = json.loads((results / "summary/verdict.json").read_text())
+    assert adapter.stat().st_size > 0
+    assert {"task", "run", "seed", "n", "base", "tuned", "difference", "ci_low", "ci_high", "p_value"} <= set(
+        verdict["evaluations"][0]
+    )
+    assert {"probe", "method", "layer", "auroc", "auroc_low", "auroc_high", "accuracy"} <= set(verdict["probes"][0])
+
+
+def test_running_again_does_nothing_and_is_quick(finished):
+    start = time.monotonic()
+    assert "Nothing to be done" in snakemake(finished, "--cores", "2").stdout
+    assert time.monotonic() - start < 20
+
+
+def test_touching_files_reruns_nothing(finished):
+    for file in [*finished.glob("results/**/*"), *Path(__file__).parents[2].glob("workflow/scripts/**/*.py")]:
+        if file.is_file():
+            file.touch()
+    assert planned(finished) == set()
+
+
+def test_a_ppo_setting_reruns_ppo_and_what_follows(changed):
+    def edit(config):
+        (run,) = config["runs"].values()
+        run["ppo"]["learning_rate"] = 5e-4
+
+    plan = changed(edit)
+    assert {"train_ppo", "merge_lora", "evaluate_tuned", "compare"} <= plan
+    assert not plan & {"split_dataset", "extract_hiddens", "train_probe", "score_answers", "evaluate_base"}
+
+
+def test_an_evaluation_setting_leaves_ppo_alone(changed):
+    def edit(config):
+        config["evaluation"]["suites"]["target"]["limit"] = 10
+
+    plan = changed(edit)
+    assert {"evaluate_base", "evaluate_tuned", "compare"} <= plan
+    assert not plan & {"train_ppo", "merge_lora", "train_probe"}
+
+
+def test_forcing_ppo_runs_what_follows(finished):
+    plan = planned(finished, "--forcerun", "train_ppo")
+    assert plan >= AFTER_PPO and not plan & {"extract_hiddens", "train_probe", "fetch_model"}
+
+
+def test_until_stops_at_the_probe(finished):
+    plan = planned(finished, "--forceall", "--until", "train_probe")
+    assert "train_probe" in plan and not plan & {"train_ppo", "evaluate_base", "score_answers"}
+
+
+def test_rule_graph_and_summary(finished):
+    assert "train_ppo" in snakemake(finished, "--rulegraph").stdout
+    assert "adapter" in snakemake(finished, "--summary").stdout
+
+
+def test_a_report_is_written(finished):
+    snakemake(finished, "--report", "report.html")
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert len(text) > 100_000 and "verdict" in text
