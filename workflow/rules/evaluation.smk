@@ -21,11 +21,15 @@ EVALUATE = (
 
 
 def of_run(*patterns):
-    """Input function: the patterns filled with a run's wildcards, its policy and dataset, and each {wording}."""
+    """Input function: the patterns filled with a run's wildcards and names, and with each {wording} of the suites.
+
+    {trained} is the wording it is trained on, {suite} the suite that asks it.
+    """
 
     def paths(wildcards):
         run = CONFIG.runs[wildcards.run]
-        values = dict(wildcards) | {"policy": run.policy, "dataset": run.dataset}
+        values = dict(wildcards) | {name: getattr(run, name) for name in ("policy", "dataset", "probe")}
+        values |= {"trained": run.wording, "suite": CONFIG.evaluation.suite_of(run.wording)}
         return [
             pattern.format(**values, wording=wording)
             for pattern in patterns
@@ -110,3 +114,26 @@ rule evaluate_tuned:
         processes=1,
     shell:
         EVALUATE
+
+
+rule without_rl:
+    """What the reward achieves without training: the answer it prefers, and the best of N sampled ones."""
+    input:
+        samples=of_run("<results>/evaluations/base/{policy}/{dataset}/{suite}/samples.parquet"),
+        rewards=of_run("<results>/rewards/{probe}/{dataset}/val.parquet"),
+        prompts=of_run("<results>/prompts/{policy}/{dataset}/{trained}/val.parquet"),
+        script=script_path("without_rl"),
+        code=imports("without_rl"),
+    output:
+        table="<results>/evaluations/without_rl/{run}.csv",
+    params:
+        counts=list(CONFIG.evaluation.without_rl),
+        wording=lambda wildcards: CONFIG.runs[wildcards.run].wording,
+    log:
+        "<logs>/evaluations/without_rl/{run}.log",
+    conda:
+        "../../envs/base.yaml"
+    shell:
+        "python {input.script:q} --name {wildcards.run:q} --wording {params.wording:q} --counts {params.counts:q}"
+        " --samples {input.samples:q} --rewards {input.rewards:q} --prompts {input.prompts:q}"
+        " --table {output.table:q} >{log:q} 2>&1"

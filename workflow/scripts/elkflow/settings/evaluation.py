@@ -65,13 +65,17 @@ class EvaluationSettings(Settings):
     tuned: Literal["merged", "adapter"] = "merged"
     """What stands for the tuned model: the merged checkpoint, or the base model with the adapter on top."""
     without_rl: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
-    """Sampled answers in the best-of-N baselines; empty: no such baselines."""
+    """Sampled answers in the best-of-N baselines, on the wordings that suites ask; empty: no such baselines."""
     fresh_probe: bool = False
     """Read the tuned models' states too, with the frozen probe and with a fresh one: is the truth hidden or kept?"""
 
     def wordings(self) -> list[str]:
         """Every wording some suite asks for, in order, each once."""
         return list(dict.fromkeys(wording for suite in self.suites.values() for wording in suite.wordings))
+
+    def suite_of(self, wording: str) -> str | None:
+        """The first suite that asks a wording; None if none does."""
+        return next((name for name, suite in self.suites.items() if wording in suite.wordings), None)
 
     def questions(self) -> str:
         """As JSON, the part that decides what a model answers: what its evaluation depends on."""

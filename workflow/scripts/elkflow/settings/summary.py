@@ -57,6 +57,8 @@ class Plan(Settings):
             suites={name: list(suite.wordings) for name, suite in config.evaluation.suites.items()},
             probes=list(config.probes),
             fresh_probe=config.evaluation.fresh_probe,
+            without_rl=bool(config.evaluation.without_rl)
+            and all(config.evaluation.suite_of(run.wording) for run in config.runs.values()),
         )
 
     def trainings(self) -> list["Training"]:

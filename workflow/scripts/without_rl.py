@@ -1,0 +1,41 @@
+"""What the reward achieves at test time by itself: the baseline that training has to justify itself against."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow.baselines import join, without_rl
+from elkflow.cli import parse, run
+from elkflow.files import read_table, write_text
+from elkflow.lineage import check_files
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line of this script."""
+
+    name: str  # of the run
+    wording: str  # the run's
+    counts: list[int]  # of samples
+    samples: Path  # the untrained policy's answers
+    rewards: Path
+    prompts: Path
+    table: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Join answers and rewards by question, and write the table."""
+    arguments = parse(Arguments, argv)
+    check_files(arguments.samples, arguments.rewards, arguments.prompts)
+    questions = join(
+        read_table(arguments.samples, ["task", "id", "scores", "label"]).to_pandas(),
+        read_table(arguments.rewards, ["id", "rewards"]).to_pandas(),
+        read_table(arguments.prompts, ["id", "group"]).to_pandas(),
+        arguments.wording,
+    )
+    table = without_rl(questions, arguments.counts)
+    table.insert(0, "run", arguments.name)
+    write_text(arguments.table, table.to_csv(index=False))
+
+
+if __name__ == "__main__":
+    run(main)
