@@ -13,11 +13,23 @@ from os.path import relpath
 SUITES = list(CONFIG.evaluation.suites)
 WORDINGS = CONFIG.evaluation.wordings()
 TASK_FILES = [relpath(file) for file in sorted((WORKFLOW / "tasks").glob("*.*"))]
+RESULTS = " ".join(f"{{output.results_{number}:q}}" for number in range(len(SUITES)))
 EVALUATE = (
     LAUNCH + " {input.script:q} --settings {params.settings:q} --model-settings {params.model:q}"
     " --model {input.model:q} --adapter {input.adapter:q} --lineage {input.lineage:q} --prompts {input.prompts:q}"
-    ' --results {output.results:q} --answers "$(dirname {output.results[0]:q})/../../../../answers" >{log:q} 2>&1'
+    f" --results {RESULTS}"
+    ' --answers "$(dirname {output.results_0:q})/../../../../answers" >{log:q} 2>&1'
 )
+
+
+def answers_in(folder):
+    """Output files of every suite, each under a name of its own: `snakemake --cache` needs it so."""
+    files = {"results": "results.json", "samples": "samples.parquet", "manifest": "manifest.json"}
+    return {
+        f"{kind}_{number}": f"{folder}/{suite}/{file}"
+        for kind, file in files.items()
+        for number, suite in enumerate(SUITES)
+    }
 
 
 def of_run(*patterns):
@@ -56,16 +68,13 @@ rule evaluate_base:
         script=script_path("evaluate_model"),
         code=imports("evaluate_model"),
     output:
-        results=collect("<results>/evaluations/base/{{model}}/{{dataset}}/{each}/results.json", each=SUITES),
-        samples=collect("<results>/evaluations/base/{{model}}/{{dataset}}/{each}/samples.parquet", each=SUITES),
-        manifests=collect("<results>/evaluations/base/{{model}}/{{dataset}}/{each}/manifest.json", each=SUITES),
+        **answers_in("<results>/evaluations/base/{model}/{dataset}"),
     params:
         settings=CONFIG.evaluation.questions(),
         model=settings("models/{model}"),
     log:
         "<logs>/evaluations/base/{model}/{dataset}.log",
-    benchmark:
-        "<benchmarks>/evaluations/base/{model}/{dataset}.tsv"
+    # no benchmark: rules that have one cannot be taken from a cache between workflows
     conda:
         "../../envs/evaluate.yaml"
     threads: workflow.cores
@@ -96,9 +105,7 @@ rule evaluate_tuned:
         script=script_path("evaluate_model"),
         code=imports("evaluate_model"),
     output:
-        results=collect("<results>/evaluations/tuned/{{run}}/seed{{seed}}/{each}/results.json", each=SUITES),
-        samples=collect("<results>/evaluations/tuned/{{run}}/seed{{seed}}/{each}/samples.parquet", each=SUITES),
-        manifests=collect("<results>/evaluations/tuned/{{run}}/seed{{seed}}/{each}/manifest.json", each=SUITES),
+        **answers_in("<results>/evaluations/tuned/{run}/seed{seed}"),
     params:
         settings=CONFIG.evaluation.questions(),
         model=lambda wildcards: CONFIG.models[CONFIG.runs[wildcards.run].policy].model_dump_json(),
