@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from workspace import ROOT, make_workspace
 
-from elkflow.files import sha256
-
 PARTS = ("Snakefile", "workflow", "config", "envs", "profiles")
 REWARDS = "results/rewards/truth/countries/ppo.parquet"
+BASE = "results/evaluations/base/smollm2/countries/control/results.json"
+CACHED = ["--cache", "extract_hiddens", "evaluate_base", "--"]
 
 
 def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
@@ -47,8 +47,9 @@ def elsewhere(checkout, tmp_path_factory) -> Path:
     before = contents(checkout)
     cache = tmp_path_factory.mktemp("cache")
     arguments = ["--directory", str(folder), "--configfile", str(folder / "config.yaml")]
-    arguments += ["--cache", "extract_hiddens", "--", REWARDS]
-    snakemake(checkout, *arguments, SNAKEMAKE_OUTPUT_CACHE=str(cache), PYTHONDONTWRITEBYTECODE="1")
+    snakemake(
+        checkout, *arguments, *CACHED, REWARDS, BASE, SNAKEMAKE_OUTPUT_CACHE=str(cache), PYTHONDONTWRITEBYTECODE="1"
+    )
     assert contents(checkout) == before, "the checkout was written to"
     (folder / "cache").symlink_to(cache)
     return folder
@@ -94,13 +95,16 @@ rule mine:
     assert "rule elkflow_score_answers" in text and "rule elkflow_train_probe" not in text
 
 
-def test_hidden_states_come_from_the_cache_in_another_folder(checkout, elsewhere, tmp_path):
-    folder = make_workspace(tmp_path / "second")
-    shutil.rmtree(folder / "model")
+def test_states_and_base_evaluations_come_from_the_cache_in_another_folder(checkout, elsewhere, tmp_path):
+    folder = tmp_path / "second"
     shutil.copytree(elsewhere / "model", folder / "model")
+    shutil.copy(elsewhere / "config.yaml", folder)
     states = "results/hiddens/smollm2/countries/training/val.safetensors"
     arguments = ["--snakefile", str(checkout / "Snakefile"), "--configfile", "config.yaml", "--notemp"]
-    arguments += ["--cache", "extract_hiddens", "--", states]
-    text = snakemake(folder, *arguments, SNAKEMAKE_OUTPUT_CACHE=str(elsewhere / "cache"))
-    assert (folder / states).is_symlink() and "from cache" in text
-    assert sha256(folder / states) == sha256((folder / states).resolve())
+    text = snakemake(
+        folder, *arguments, *CACHED, states, BASE, SNAKEMAKE_OUTPUT_CACHE=str((elsewhere / "cache").resolve())
+    )
+    for name in (states, BASE):
+        assert (folder / name).is_symlink() and f"Symlinking output file {name} from cache" in text
+    assert (folder / BASE).read_bytes() == (elsewhere / BASE).read_bytes()
+    assert not list(folder.glob("logs/hiddens/**/*.log")), "states were computed again"
