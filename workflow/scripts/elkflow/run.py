@@ -1,13 +1,11 @@
 """A training run from files to files: what the train_ppo rule does."""
 
 import hashlib
-import importlib
 import importlib.util
 import json
 import logging
 import shutil
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from elkflow import provenance
+from elkflow import callables, provenance
 from elkflow.cli import timed
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json, sha256, write_json
@@ -103,7 +101,12 @@ def train_run(
     trainer.start()
     if trackers:
         accelerator.init_trackers("trackers", {"seed": seed, "settings": settings.model_dump_json()})
-    outcome = trainer.train()
+    if algorithm == "ppo":
+        outcome = trainer.train()
+    else:
+        from elkflow.grouped import train_grouped  # TRL takes seconds to import
+
+        outcome = train_grouped(trainer, algorithm)
     accelerator.end_training()
     if outcome.outcome == "interrupted":
         logger.info("told to stop: saved after step %d, and can go on from there", outcome.step)
@@ -125,6 +128,7 @@ def train_run(
             reward=reward,
             device=policy.device.type,
             dtype=str(policy.compute).removeprefix("torch."),
+            processes=accelerator.num_processes,
             **facts,
         )
         level = logging.INFO if outcome.outcome == "finished" else logging.WARNING
@@ -151,7 +155,7 @@ def fingerprint(
     settings: PPOSettings, model_settings: ModelSettings, files: Files, algorithm: str, reward: str, seed: int
 ) -> str:
     """Hash of all that decides a run: settings, data, model and code."""
-    code = [provenance.script_path("train_ppo"), *provenance.imports("train_ppo")]
+    code = [provenance.script_path("train_ppo"), *provenance.imports("train_ppo"), *callables.source_files(reward)]
     parts = {
         "settings": settings.model_dump(mode="json"),
         "model": model_settings.loading(),
@@ -172,14 +176,7 @@ def reward_source(name: str, table: Path, questions: Questions, invalid: float) 
     """
     if name == "table":
         return table_rewards(table, questions, invalid)
-    module, _, function = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"reward: {name!r} cannot be imported from {Path.cwd()} ({error})") from None
-    finally:
-        sys.path.pop(0)
+    return callables.load(name)
 
 
 def check_trackers(trackers: list[str]) -> None:
