@@ -84,7 +84,7 @@ def broken(cluster, faulty, folder) -> tuple[Run, dict[str, str]]:
     """Every seed hit by another fault once its first checkpoint stands, the controller restarted meanwhile."""
     profile = edited_profile(folder / "small", account="", gpus=1)
     file = profile / "profile.v9+.yaml"
-    little = "?f\"400 if wildcards.get('seed') == '2' else 8000\""
+    little = f"400 if wildcards.get('seed') == '{SEEDS['memory']}' else 8000"
     text, count = re.subn(r"(  train_ppo:\n(?:    .*\n)*?    mem_mb: ).*", rf"\g<1>{little}", file.read_text())
     assert count == 1
     file.write_text(text)
