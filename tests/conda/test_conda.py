@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from integration.conftest import tiny_config
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tiny import save_tiny_model
+from workspace import ROOT, make_workspace
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["base", "train", "evaluate"]
 
 # Put into each environment: every Python that starts there says so. (`.pth` lines run when they begin with import.)
@@ -44,15 +42,7 @@ def test_uv_resolves_environment_to_the_very_same_pins(name, tmp_path):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """A working folder with a tiny model and its config."""
-    from elkflow.facts import questions
-
-    folder = tmp_path_factory.mktemp("conda")
-    texts = [" ".join(map(str, row.values())) for row in questions().to_pylist()]
-    prompts = [file.read_text(encoding="utf-8") for file in (ROOT / "workflow" / "prompts").glob("*.yaml")]
-    model = save_tiny_model(folder / "model", [*texts, *prompts])
-    (folder / "config.yaml").write_text(yaml.safe_dump(tiny_config(model)))
-    return folder
+    return make_workspace(tmp_path_factory.mktemp("conda"))
 
 
 @pytest.fixture(scope="session")
