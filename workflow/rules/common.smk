@@ -42,6 +42,9 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+# What `--cores` allows; one where it is not asked for (graphs, reports) or not local (clusters: see the profile).
+CORES = workflow.resource_settings.cores or 1
+
 # One process a GPU, or `processes` on the CPU; every script behind it divides its work among them.
 LAUNCH = (
     "accelerate launch --num_processes {resources.processes} --num_machines 1 --mixed_precision no"
