@@ -6,6 +6,8 @@ merged/ (a plain checkpoint) and merged.json. Checkpoints stand in checkpoints/ 
 they are still there when a killed run starts again.
 """
 
+from elkflow.callables import source_files
+
 
 rule train_ppo:
     """Train the policy on the reward table, or go on from the newest checkpoint."""
@@ -30,6 +32,7 @@ rule train_ppo:
         ),
         script=script_path("train_ppo"),
         code=imports("train_ppo"),
+        own=lambda wildcards: source_files(CONFIG.runs[wildcards.run].reward),
     output:
         adapter=directory("<results>/runs/{run}/seed{seed}/adapter"),
         metrics=ensure("<results>/runs/{run}/seed{seed}/metrics.jsonl", non_empty=True),
@@ -42,7 +45,7 @@ rule train_ppo:
         "<benchmarks>/runs/{run}/seed{seed}/train_ppo.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=0,
         processes=1,
@@ -84,7 +87,7 @@ rule merge_lora:
         "<logs>/runs/{run}/seed{seed}/merge_lora.log",
     conda:
         "../../envs/train.yaml"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=0,
         processes=1,

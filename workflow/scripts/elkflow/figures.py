@@ -11,16 +11,22 @@ from elkflow.rollout import Chunk
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """A batch of responses: B rows in the order of the batch, T tokens. Tensors are on the CPU, for all processes."""
+class Answers:
+    """What a policy answered to B questions, and what that was worth."""
 
     rows: list[int]
     """Indices of the questions."""
-    minibatches: list[list[Chunk]]
-    """This process's share of every minibatch, in chunks that go through the model at once."""
     responses: list[str]
     scores: Tensor
-    """[B]"""
+    """[B] float32, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Rollout(Answers):
+    """A batch of answers with what the update needs, T tokens each. Tensors are on the CPU, the same everywhere."""
+
+    minibatches: list[list[Chunk]]
+    """This process's share of every minibatch, in chunks that go through the model at once."""
     mask: Tensor
     """[B, T], like all that follow."""
     logprobs: Tensor
@@ -39,21 +45,28 @@ def means(figures: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def rollout_figures(batch: Rollout, questions: Questions) -> dict[str, float]:
-    """What a rollout shows of the policy, without a look at labels."""
+def answer_figures(batch: Answers, questions: Questions) -> dict[str, float]:
+    """What a policy's answers show of it, without a look at labels."""
     count = len(batch.rows)
     answers = [questions.answers[row] for row in batch.rows]
     given = [
         allowed.index(text) if text in allowed else -1 for text, allowed in zip(batch.responses, answers, strict=True)
     ]
     shares = torch.tensor([given.count(index) / count for index in sorted(set(given))])
-    kl = {name: ppo.kl(batch.logprobs, batch.reference, name) for name in ("k1", "k3")}
     return {
         "reward": float(batch.scores.mean()),
         "reward_std": float(batch.scores.std(correction=0)),
         "valid": sum(index >= 0 for index in given) / count,
         "yes_rate": sum(index == len(allowed) - 1 for index, allowed in zip(given, answers, strict=True)) / count,
         "answer_entropy": float(-(shares * shares.log()).sum()),
+    }
+
+
+def rollout_figures(batch: Rollout, questions: Questions) -> dict[str, float]:
+    """The same, and how far the policy is from the reference. KL is that of a response, summed over its tokens."""
+    count = len(batch.rows)
+    kl = {name: ppo.kl(batch.logprobs, batch.reference, name) for name in ("k1", "k3")}
+    return answer_figures(batch, questions) | {
         "entropy": float(ppo.masked_mean(batch.entropy, batch.mask)),
         "kl_k1": float(ppo.masked_sum(kl["k1"], batch.mask) / count),
         "kl_k3": float(ppo.masked_sum(kl["k3"], batch.mask) / count),
@@ -62,7 +75,7 @@ def rollout_figures(batch: Rollout, questions: Questions) -> dict[str, float]:
     }
 
 
-def gold_accuracy(batch: Rollout, questions: Questions) -> float:
+def gold_accuracy(batch: Answers, questions: Questions) -> float:
     """Share of right answers."""
     right = [questions.answers[row][questions.labels[row]] for row in batch.rows]
     return sum(text == label for text, label in zip(batch.responses, right, strict=True)) / len(right)

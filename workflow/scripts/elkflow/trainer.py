@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from elkflow import checkpoints, ppo, schedule
 from elkflow.cli import progress
 from elkflow.errors import UserError
-from elkflow.figures import UPDATE_FIGURES, Rollout, gold_accuracy, means, rollout_figures
+from elkflow.figures import UPDATE_FIGURES, Answers, Rollout, gold_accuracy, means, rollout_figures
 from elkflow.policy import Frozen, Policy
 from elkflow.questions import Questions, Rewards
 from elkflow.records import Records
@@ -187,7 +187,7 @@ class Trainer:
         names = ("mask", "logprobs", "reference", "values", "entropy")
         together = {name: gathered(torch.cat([getattr(chunk, name) for chunk in chunks])) for name in names}
         answers = [texts[i] for i in range(count)]
-        return Rollout(rows, minibatches, answers, gathered(scores.float()), **together)
+        return Rollout(rows, answers, gathered(scores.float()), minibatches, **together)
 
     def update(self, batch: Rollout, advantages: Tensor, returns: Tensor, rate: float) -> dict[str, float]:
         """Optimise on a rollout for its epochs, or until the policy has moved too far from where it sampled.
@@ -287,15 +287,20 @@ class Trainer:
             self.restore(*found)
             logger.info("going on after step %d", self.progress.step)
             return
+        self.begin()
+
+    def begin(self) -> None:
+        """Clear the folder and write the checkpoint of step 0."""
         if self.accelerator.is_main_process:
             checkpoints.clear(self.folder)
         self.accelerator.wait_for_everyone()
+        self.progress = Progress()
         figures = self.evaluate()
         self.progress = replace(self.progress, kept_reward=figures["held_out_reward"])
         self.records.metrics({"step": 0} | figures)
         self.save()
 
-    def record(self, batch: Rollout, figures: dict[str, float]) -> None:
+    def record(self, batch: Answers, figures: dict[str, float]) -> None:
         """Add a step to metrics, samples, trackers and the log."""
         step = self.progress.step
         self.records.metrics({"step": step} | figures)
@@ -316,11 +321,11 @@ class Trainer:
             values = ", ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
             logger.info("step %d of %d: %s (%.1f s)", step, self.steps, values, figures["seconds"])
 
-    def conclude(self, figures: dict[str, float], collapse: str | None) -> None:
+    def conclude(self, figures: dict[str, float], collapse: str | None, may_lower: bool = True) -> None:
         """Decide whether to go on, and write a checkpoint where one is due."""
         now, settings = self.progress, self.settings
         if collapse:
-            return self.fall_back(collapse)
+            return self.fall_back(collapse, may_lower)
         well = not self.sentinel or self.sentinel.healthy()
         reward = figures.get("held_out_reward")
         if (
@@ -339,12 +344,13 @@ class Trainer:
             self.progress = replace(now, healthy=now.step if well else now.healthy)
             self.save()
 
-    def fall_back(self, reason: str) -> None:
+    def fall_back(self, reason: str, may_lower: bool) -> None:
         """After a collapse: back to the last good checkpoint, to stop there or to go on more slowly, once."""
         collapsed, now = self.progress.step, self.progress
         if self.accelerator.is_main_process:
             logger.warning("collapsed at step %d: %s", collapsed, reason)
-        if self.settings.sentinel and self.settings.sentinel.action == "lower_rate" and now.rate == 1:
+        wanted = may_lower and self.settings.sentinel and self.settings.sentinel.action == "lower_rate"
+        if wanted and now.rate == 1:
             self.restore(*checkpoints.load(checkpoints.folder_of(self.folder, now.healthy)))
             reason = f"learning rate lowered after a collapse at step {collapsed}: {reason}"
             self.progress = replace(self.progress, rate=0.1, reason=reason)

@@ -110,6 +110,8 @@ class PPOSettings(Settings):
     """Passes over the prompts, instead of `steps`."""
     batch_size: PositiveInt = 64
     """Prompts in a rollout."""
+    generations: int = Field(default=8, ge=2)
+    """rloo and grpo only: responses to every prompt, compared with each other; the batch size counts responses."""
     minibatch_size: PositiveInt | None = None
     """Prompts in an optimiser step; unset: all of the batch."""
     accumulation: PositiveInt = 1

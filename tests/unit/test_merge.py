@@ -1,0 +1,79 @@
+"""A merged checkpoint says what base model and trained part said together, or is refused."""
+
+import pytest
+import torch
+from tiny import save_tiny_model, tiny_tokenizer
+
+from elkflow import merge as merging
+from elkflow.errors import UserError
+from elkflow.files import write_table
+from elkflow.merge import last_logits, merge, with_trained
+from elkflow.models import load_model
+from elkflow.policy import Policy
+from elkflow.run import save_policy
+from elkflow.settings.model import ModelSettings
+from elkflow.settings.ppo import PPOSettings
+
+SETTINGS = ModelSettings(path="x", dtype="float32")
+ROWS = [[5, 9, 11, 12], [7, 8, 9, 10, 4, 20]]
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Checkpoint, adapter maker and prompts."""
+    save_tiny_model(tmp_path / "model")
+    import pandas as pd
+
+    write_table(pd.DataFrame({"prompt": ["is paris the capital", "rome no yes", "who"]}), tmp_path / "val.parquet")
+
+    def trained(**settings):
+        policy = Policy(load_model(tmp_path / "model", dtype="float32"), PPOSettings(steps=1, **settings))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for _, parameter in policy.trained():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        save_policy(policy, tiny_tokenizer(), tmp_path / "adapter")
+        return last_logits(policy.model, ROWS)
+
+    return tmp_path, trained
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"layers": 2, "lora": {"targets": "all-linear"}}, {"train": "layers", "layers": 2}, {"train": "full"}],
+)
+def test_the_merged_model_says_the_same(parts, settings):
+    folder, trained = parts
+    wanted = trained(**settings)
+    facts = merge(folder / "model", folder / "adapter", folder / "val.parquet", folder / "merged", SETTINGS)
+    found = last_logits(load_model(folder / "merged", dtype="float32"), ROWS)
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    assert not torch.allclose(found, last_logits(load_model(folder / "model", dtype="float32"), ROWS), atol=1e-3)
+    assert facts["logit_difference"] <= 1e-4 and facts["same_likeliest_token"] == 1.0
+    names = {file.name for file in (folder / "merged").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+
+
+def test_last_logits_are_those_of_each_row():
+    from tiny import tiny_llama
+
+    model = tiny_llama(60)
+    for row, logits in zip(ROWS, last_logits(model, ROWS), strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(logits, model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-5, rtol=0)
+
+
+def test_a_merge_that_loses_something_is_refused(parts, monkeypatch):
+    folder, trained = parts
+    trained()
+
+    def careless(model, adapter):
+        made = with_trained(model, adapter)
+        made.merge_and_unload = lambda: made.unload()
+        return made
+
+    monkeypatch.setattr(merging, "with_trained", careless)
+    with pytest.raises(UserError, match="logits differ from the adapter's by"):
+        merge(folder / "model", folder / "adapter", folder / "val.parquet", folder / "merged", SETTINGS)
+    assert not (folder / "merged").exists()
