@@ -25,19 +25,19 @@ def of_trainings(pattern):
     return list(dict.fromkeys(paths))
 
 
-def in_report(name, ending, kind, category, title):
-    """An output of the summary with its place and caption in the report."""
+def in_report(name, ending, category, title):
+    """An output of the summary with its place and caption in the report (one label: of two it makes switches)."""
     return report(
         f"<results>/summary/{name}.{ending}",
         caption=f"../report/{name}.rst",
         category=category,
-        labels={"title": title, "kind": kind},
+        labels={"result": title},
     )
 
 
-page = partial(in_report, ending="html", kind="page")
-figure = partial(in_report, ending="png", kind="figure")
-table = partial(in_report, ending="csv", kind="table")
+page = partial(in_report, ending="html")
+figure = partial(in_report, ending="png")
+table = partial(in_report, ending="csv")
 
 
 rule compare:
@@ -68,17 +68,17 @@ rule compare:
     output:
         verdict=ensure("<results>/summary/verdict.json", non_empty=True),
         overview=page("overview", category="0 Verdict", title="The verdict"),
-        probe=page("probe", category="1 Probe", title="What the model knows"),
-        layers=figure("layers", category="1 Probe", title="AUROC by layer"),
-        probes=table("probes", category="1 Probe", title="Probes and baselines"),
+        probe=page("probe", category="1 Probe", title="All about the probe"),
+        layers=figure("layers", category="1 Probe", title="Figure: AUROC by layer"),
+        probes=table("probes", category="1 Probe", title="Table: probes and baselines"),
         probes_text="<results>/summary/probes.md",
-        steps=page("training", category="2 Training", title="What training did"),
-        training=figure("training", category="2 Training", title="Reward and gold accuracy"),
-        evaluation=page("evaluation", category="3 Evaluation", title="Base against tuned"),
-        before_after=figure("before_after", category="3 Evaluation", title="Before and after"),
-        comparison=table("comparison", category="3 Evaluation", title="Every task"),
+        steps=page("training", category="2 Training", title="All about training"),
+        training=figure("training", category="2 Training", title="Figure: reward and gold accuracy"),
+        evaluation=page("evaluation", category="3 Evaluation", title="All about the evaluation"),
+        before_after=figure("before_after", category="3 Evaluation", title="Figure: before and after"),
+        comparison=table("comparison", category="3 Evaluation", title="Table: every task"),
         comparison_text="<results>/summary/comparison.md",
-        provenance=page("provenance", category="4 Provenance", title="What it was made from"),
+        provenance=page("provenance", category="4 Provenance", title="All about where it comes from"),
         manifest="<results>/summary/manifest.json",
         cards=of_trainings("<results>/runs/{run}/seed{seed}/README.md"),
     log:
@@ -139,7 +139,7 @@ rule fresh_probe:
         "<benchmarks>/runs/{run}/seed{seed}/fresh_probe.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: workflow.cores
+    threads: CORES
     params:
         settings=lambda wildcards: CONFIG.probes[CONFIG.runs[wildcards.run].probe].model_dump_json(),
     shell:

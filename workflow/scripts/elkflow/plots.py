@@ -130,7 +130,7 @@ def layers(table: pd.DataFrame, chosen: dict[str, tuple[str, int]]) -> Chart:
     colour = alt.Color("method:N", scale=alt.Scale(range=[TUNED, REWARD, GOLD, "#cc79a7", "#56b4e9"]))
     scale = alt.Scale(domain=[min(0.4, table["auroc_low"].min()), 1.0], zero=False)
     y = alt.Y("auroc:Q", title="AUROC on val", scale=scale)
-    base = alt.Chart().encode(x=alt.X("layer:Q", title="layer (0: embeddings)"))
+    base = alt.Chart().encode(x=alt.X("layer:Q", title="layer (0: embeddings)", axis=alt.Axis(tickMinStep=1)))
     band = base.mark_area(opacity=0.2).encode(y=alt.Y("auroc_low:Q", scale=scale), y2="auroc_high:Q", color=colour)
     figures = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("auroc", "auroc_low", "auroc_high")]
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=15)).encode(
