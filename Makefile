@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint bench dag report verify push clean slurm-profile
+.PHONY: help run test lint bench dag report verify push faults mutation audit clean slurm-profile
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -43,6 +43,16 @@ push: $(READY) ## send a run to the hub, privately: make push RUN=quickstart REP
 slurm-profile: ## copy the Slurm profile to where `snakemake --profile slurm` finds it (an older copy is kept)
 	install -D --backup=numbered --mode=644 profiles/slurm/profile.v9+.yaml \
 	  "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm/profile.v9+.yaml"
+
+faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (about two hours); FAULTS=n for another number
+	ELKFLOW_FAULTS=$(or $(FAULTS),300) python -m pytest tests/faults
+
+mutation: $(READY) ## mutation testing of the mathematics (about half an hour)
+	uv run --no-project --python $(VENV)/bin/python --with-requirements requirements.txt --with cosmic-ray==8.7.0 \
+		python tests/mutation/run.py
+
+audit: $(READY) ## compare the lock with published security advisories (needs a network that reaches them)
+	uv tool run pip-audit --requirement requirements.txt --no-deps --disable-pip
 
 clean: ## remove results, logs and caches (not the environment)
 	rm -rf results logs benchmarks report.html .snakemake

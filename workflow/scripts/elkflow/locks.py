@@ -4,6 +4,7 @@ Snakemake locks a folder with plain files, which a killed run leaves behind: sta
 operating system's lock vanishes with its process, so holding one beside them tells a live run from a dead one.
 """
 
+import contextlib
 import fcntl
 import time
 from pathlib import Path
@@ -18,10 +19,8 @@ def hold(state: Path = Path(".snakemake")) -> None:
     """Mark this process as the run at work in the folder; call it when the first job is about to start."""
     handle = (state / "running").open("a")
     _held.append(handle)
-    try:
+    with contextlib.suppress(OSError):  # a file system without locks: Snakemake's own lock is all there is
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # a file system without locks: Snakemake's own lock is all there is
-        pass
 
 
 def drop_stale(state: Path = Path(".snakemake")) -> list[str]:

@@ -1,0 +1,207 @@
+"""README, docs and CONTRIBUTING are true: links lead somewhere, configs load, snippets run, commands exist."""
+
+import copy
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from elkflow.config import Config, preflight
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/**/*.md")])
+QUICKSTART = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its page, language, what else stands after the language, and the text."""
+
+    page: Path
+    language: str
+    options: dict[str, str]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}: {self.text.strip().splitlines()[0][:50]}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        found = re.finditer(r"^```(\w+)([^\n]*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for match in found:
+            options = dict(part.split("=", 1) for part in match[2].split() if "=" in part)
+            yield Block(page, match[1], options, match[3])
+
+
+BLOCKS = list(blocks())
+
+
+def of(*languages: str, **options: bool) -> list[Block]:
+    return [
+        block
+        for block in BLOCKS
+        if block.language in languages and all((name in block.options) == there for name, there in options.items())
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http", "#", "mailto:")):
+            assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def merged(base: dict, over: dict) -> dict:
+    result = copy.deepcopy(base)
+    for key, value in over.items():
+        result[key] = (
+            merged(result[key], value) if isinstance(result.get(key), dict) and isinstance(value, dict) else value
+        )
+    return result
+
+
+@pytest.mark.parametrize("block", of("yaml", file=False), ids=str)
+def test_config_fragments_load_on_top_of_the_quickstart(block):
+    fragment = yaml.safe_load(block.text)
+    if set(fragment) <= set(Config.model_fields):
+        Config.load(merged(QUICKSTART, fragment))
+    else:
+        assert block.page.name in ("cluster.md",), f"{block}: neither a config nor a profile"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder that holds every file the docs show."""
+    for block in BLOCKS:
+        if "file" in block.options:
+            path = tmp_path / block.options["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_example_dataset_is_split_and_rendered(folder):
+    from elkflow.data import split_dataset
+    from elkflow.prompts import ask
+    from elkflow.templates import load_template
+
+    (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", file=False) if "primes" in block.text)
+    config = Config.load(merged(QUICKSTART, fragment))
+    preflight(config)
+    facts = split_dataset(config.datasets["primes"], folder / "data")
+    assert facts["splits"]["val"]["rows"] == 4
+    question = ask(load_template("primes.yaml"), {"number": 7, "label": 1}, None, "rows")
+    assert question.text == "Is 7 a prime number? Reply Yes or No." and question.answers[question.label] == "Yes"
+
+
+def test_the_example_reward_is_found_and_called(folder):
+    from elkflow.run import reward_source
+
+    reward = reward_source("short_answers:brevity", folder / "none.parquet", None, -1.0)
+    assert reward(["p", "p"], ["", "abc"]) == [1.0, 0.25]
+
+
+def test_the_example_probe_finds_a_planted_direction(tmp_path):
+    """The three edits of CONTRIBUTING.md, made to a copy of the library."""
+    library = tmp_path / "elkflow"
+    (tmp_path / "settings").mkdir()
+    subprocess.run(["cp", "-r", ROOT / "workflow" / "scripts" / "elkflow", library], check=True)
+    (function,), (case,) = of("python", probe=True), of("python", case=True)
+    edit(library / "probes.py", "\ndef _within(", "\n" + function.text + "\n\ndef _within(")
+    edit(library / "fitting.py", '        case "mass_mean":', case.text + '        case "mass_mean":')
+    edit(library / "settings" / "probe.py", '"mass_mean", ', '"mass_mean", "median_difference", ')
+    code = """
+import torch
+from types import SimpleNamespace
+from elkflow import fitting
+from elkflow.settings.probe import ProbeSettings
+settings = ProbeSettings(model="m", dataset="d", wording="w", methods=["median_difference"])
+torch.manual_seed(0)
+labels = torch.arange(200) % 2
+fit = torch.randn(3, 1, 200, 2, 8)
+fit[..., 1, 5] += 6.0 * labels - 3.0
+parts = SimpleNamespace(train=SimpleNamespace(labels=labels.numpy(), groups=labels.numpy()), fit=slice(None))
+weight = fitting.fit_method("median_difference", fit, parts, settings).weight
+assert weight.shape == (3, 8) and (weight.argmax(1) == 5).all(), weight
+"""
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=True)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    content = path.read_text(encoding="utf-8")
+    assert content.count(old) == 1, f"{path}: {old!r} occurs {content.count(old)} times"
+    path.write_text(content.replace(old, new), encoding="utf-8")
+
+
+VERDICT = {
+    "evaluations": [{"task": "training", "run": "quickstart", "base": 0.5, "tuned": 0.9, "p_value": 1e-9}],
+    "probes": [{"probe": "truth", "layer": 20, "auroc": 0.98}],
+}
+
+
+@pytest.mark.parametrize("block", of("python", file=False, probe=False, case=False), ids=str)
+def test_python_snippets_run(block, folder):
+    (folder / "results" / "summary").mkdir(parents=True)
+    (folder / "results" / "summary" / "verdict.json").write_text(json.dumps(VERDICT))
+    subprocess.run([sys.executable, "-c", block.text], check=True, capture_output=True)
+
+
+def commands() -> list[str]:
+    """Every command line of shell blocks and of indented lines that begin with one of our tools."""
+    lines = [line for block in of("bash", "sh", "shell", "console") for line in block.text.splitlines()]
+    for page in PAGES:
+        lines += re.findall(
+            r"^    ((?:snakemake|make|python|git|source) .*)$", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return sorted({line.split(" #")[0].strip().removeprefix("$ ") for line in joined.splitlines() if line.strip()})
+
+
+ELSEWHERE = ("git ", "cd ", "source ", "pip ", "export ", "scp ", "ssh ", "sbatch ", "tmux", "conda ", "#")
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if not line.startswith(ELSEWHERE)])
+def test_commands_exist(line, tmp_path):
+    words = [word for word in shlex.split(line) if "=" not in word or word.startswith("-")]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if words[0] == "make":
+        targets = [word for word in words[1:] if not word.startswith("-")]
+        subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True, env=environment)
+    elif words[0] == "snakemake":
+        extra = [] if {"--unlock", "--lint", "--rulegraph", "--report", "--summary"} & set(words) else ["--dry-run"]
+        cores = [] if {"--cores", "-c", "--profile"} & set(words) else ["--cores", "1"]
+        cores += [] if "--configfile" in words else ["--configfile", "config/config.yaml"]
+        if "--report" in words:
+            return  # needs finished results; tests/integration writes one
+        done = subprocess.run(
+            [sys.executable, "-m", *words, *extra, *cores, "--directory", tmp_path, "--snakefile", ROOT / "Snakefile"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    elif words[0] in ("python", "python3.11"):
+        script = next(word for word in words[1:] if not word.startswith("-") or word == "-m")
+        assert script == "-m" or (ROOT / script).is_file(), line
+    else:
+        assert words[0] in ("accelerate", "lm-eval", "lm_eval", "uv", "."), f"what is {words[0]}?"
+
+
+def test_licences_are_those_of_the_lock():
+    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| ([\w.-]+) \| ([^|]+) \|", page, re.MULTILINE))
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+    listed.pop("package", None)
+    assert {name: version.strip() for name, version in listed.items()} == locked, "run `python docs/licences.py`"
