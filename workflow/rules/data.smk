@@ -3,7 +3,11 @@
 Needs the datasets of the config (built in, local files, or the hub) and, for prompts, a model's tokenizer.
 Makes <results>/data/{dataset}/{train,ppo,val}.parquet, disjoint, and
       <results>/prompts/{model}/{dataset}/{wording}/{train,ppo,val}.parquet, each with a manifest.json.
+Targets of their own: prefetch (fill the caches where there is a network) and push_datasets (send splits to the hub).
 """
+
+import json
+import os
 
 from elkflow.data import source_files, template_files
 
@@ -19,15 +23,17 @@ rule split_dataset:
         ppo="<results>/data/{dataset}/ppo.parquet",
         val="<results>/data/{dataset}/val.parquet",
         manifest="<results>/data/{dataset}/manifest.json",
-    params:
-        settings=lambda wildcards: CONFIG.datasets[wildcards.dataset].questions().model_dump_json(),
-        folder=subpath(output.manifest, parent=True),
     log:
         "<logs>/data/{dataset}/split.log",
     benchmark:
         "<benchmarks>/data/{dataset}/split.tsv"
     conda:
         "../../envs/base.yaml"
+    params:
+        settings=lambda wildcards: CONFIG.datasets[wildcards.dataset]
+        .questions()
+        .model_dump_json(),
+        folder=subpath(output.manifest, parent=True),
     shell:
         "python {input.script:q} --settings {params.settings:q} --folder {params.folder:q}"
         " --sources {input.sources:q} >{log:q} 2>&1"
@@ -38,9 +44,13 @@ rule render_prompts:
     input:
         checkpoint=ancient("<results>/models/{model}/checkpoint"),
         checkpoint_manifest="<results>/models/{model}/manifest.json",
-        data=expand("<results>/data/{{dataset}}/{split}.parquet", split=["train", "ppo", "val"]),
+        data=expand(
+            "<results>/data/{{dataset}}/{split}.parquet", split=["train", "ppo", "val"]
+        ),
         data_manifest="<results>/data/{dataset}/manifest.json",
-        templates=lambda wildcards: template_files(CONFIG.datasets[wildcards.dataset], wildcards.wording),
+        templates=lambda wildcards: template_files(
+            CONFIG.datasets[wildcards.dataset], wildcards.wording
+        ),
         script=script_path("render_prompts"),
         code=imports("render_prompts"),
     output:
@@ -48,6 +58,10 @@ rule render_prompts:
         ppo="<results>/prompts/{model}/{dataset}/{wording}/ppo.parquet",
         val="<results>/prompts/{model}/{dataset}/{wording}/val.parquet",
         manifest="<results>/prompts/{model}/{dataset}/{wording}/manifest.json",
+    log:
+        "<logs>/prompts/{model}/{dataset}/{wording}/render.log",
+    conda:
+        "../../envs/base.yaml"
     params:
         settings=lambda wildcards: CONFIG.datasets[wildcards.dataset]
         .rendering(wildcards.wording)
@@ -57,11 +71,76 @@ rule render_prompts:
         ),
         data=subpath(input.data_manifest, parent=True),
         folder=subpath(output.manifest, parent=True),
-    log:
-        "<logs>/prompts/{model}/{dataset}/{wording}/render.log",
-    conda:
-        "../../envs/base.yaml"
     shell:
         "python {input.script:q} --settings {params.settings:q} --chat {params.chat:q}"
         " --checkpoint {input.checkpoint:q} --checkpoint-manifest {input.checkpoint_manifest:q}"
         " --data {params.data:q} --templates {input.templates:q} --folder {params.folder:q} >{log:q} 2>&1"
+
+
+def receipts(wildcards):
+    """Receipts of all datasets that have a `push_to`; without a token nothing is even planned."""
+    named = [name for name, dataset in CONFIG.datasets.items() if dataset.push_to]
+    if not named:
+        raise WorkflowError("push_datasets: no dataset of the config has a `push_to`")
+    if not os.environ.get("HF_TOKEN"):
+        raise WorkflowError(
+            "push_datasets: HF_TOKEN is not set; pushing needs a token with write access"
+        )
+    return collect("<results>/pushed/{dataset}.json", dataset=named)
+
+
+rule push_datasets:
+    input:
+        receipts,
+    """Send every dataset that has a `push_to` to the hub."""
+    localrule: True
+
+
+rule push_dataset:
+    """Send one dataset's splits, manifest and card to the hub."""
+    input:
+        data=expand(
+            "<results>/data/{{dataset}}/{split}.parquet", split=["train", "ppo", "val"]
+        ),
+        manifest="<results>/data/{dataset}/manifest.json",
+        script=script_path("push_datasets"),
+        code=imports("push_datasets"),
+    output:
+        receipt="<results>/pushed/{dataset}.json",
+    log:
+        "<logs>/pushed/{dataset}.log",
+    localrule: True
+    conda:
+        "../../envs/base.yaml"
+    params:
+        repo=lambda wildcards: CONFIG.datasets[wildcards.dataset].push_to,
+        licence=lambda wildcards: CONFIG.datasets[wildcards.dataset].licence
+        or "not stated",
+        folder=subpath(input.manifest, parent=True),
+    shell:
+        "python {input.script:q} --name {wildcards.dataset:q} --repo {params.repo:q} --licence {params.licence:q}"
+        " --folder {params.folder:q} --receipt {output.receipt:q} >{log:q} 2>&1"
+
+
+rule prefetch:
+    """Bring every model and hub dataset of the config to this machine; then set HF_HUB_OFFLINE=1 for the rest."""
+    input:
+        models=collect("<results>/models/{model}/manifest.json", model=CONFIG.models),
+        script=script_path("prefetch"),
+        code=imports("prefetch"),
+    output:
+        record="<results>/prefetched.json",
+    log:
+        "<logs>/prefetch.log",
+    localrule: True
+    conda:
+        "../../envs/base.yaml"
+    params:
+        datasets=json.dumps(
+            {
+                name: dataset.questions().model_dump(mode="json")
+                for name, dataset in CONFIG.datasets.items()
+            }
+        ),
+    shell:
+        "python {input.script:q} --datasets {params.datasets:q} --record {output.record:q} >{log:q} 2>&1"

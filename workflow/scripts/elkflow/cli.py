@@ -57,7 +57,7 @@ def _is_structured(hint: Any) -> bool:
 def run(main: Callable[[], None]) -> None:
     """Run a script: plain log lines to stderr; what the user can mend is one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for chatty in ("httpx", "httpcore", "fsspec", "filelock"):
+    for chatty in ("httpx", "httpx2", "httpcore", "fsspec", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     start = time.monotonic()
     try:

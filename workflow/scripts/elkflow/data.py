@@ -34,14 +34,15 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: bad rows (the message names file, row and column) or too few of them.
     """
-    from elkflow.sources import open_rows
+    from elkflow.sources import commit, open_rows
 
     sources = open_rows(settings)
     fields = {part: _fields(settings, rows.column_names, _where(settings, part)) for part, rows in sources.items()}
     keys = {part: _keys(settings, rows, fields[part], _where(settings, part)) for part, rows in sources.items()}
     assert settings.split is not None  # the settings see to it
     dealt = deal(keys["train"], keys.get("val"), settings.split, len(settings.labels))
-    facts: dict[str, Any] = {"removed": dealt.removed, "splits": {}}
+    counts = {part: {"rows": len(rows), "commit": commit(rows)} for part, rows in sources.items()}
+    facts: dict[str, Any] = {"sources": counts, "removed": dealt.removed, "splits": {}}
     for name in SPLITS:
         part = "val" if name == "val" and "val" in sources else "train"
         rows = dealt.rows[name]

@@ -1,5 +1,6 @@
 """Opening the rows of a dataset, wherever they are, memory-mapped and batch by batch."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BATCH = 10_000
+COMMIT = re.compile(r"[0-9a-f]{40}")
 READERS = {
     ".parquet": "parquet",
     ".jsonl": "json",
@@ -98,7 +100,18 @@ def _from_hub(source: HubSource, split: str) -> "Dataset":
         pa.ArrowException,
     ) as error:
         raise UserError(f"hub dataset {shown}, split {split!r}: {_cause(error)}") from None
+    if COMMIT.fullmatch(source.revision) and (cached := commit(rows)) != source.revision:
+        # Without a network `datasets` takes whatever revision it has, and says so only in a log line.
+        raise UserError(
+            f"hub dataset {shown}: the cache holds only {cached}; run `make prefetch` where there is a network"
+        )
     return _not_empty(rows, f"hub dataset {shown}, split {split!r}")
+
+
+def commit(rows: "Dataset") -> str | None:
+    """The hub commit that rows were loaded from: the name of their folder in the cache of `datasets`."""
+    folder = Path(rows.cache_files[0]["filename"]).parent.name if rows.cache_files else ""
+    return folder if COMMIT.fullmatch(folder) else None
 
 
 def batches(rows: "Dataset", columns: list[str]) -> Iterator[pa.Table]:
@@ -115,8 +128,8 @@ def _not_empty(rows: "Dataset", where: Any) -> "Dataset":
 
 def _cause(error: BaseException) -> str:
     """The innermost reason: `datasets` wraps what went wrong in sentences of its own."""
-    while (inner := error.__cause__ or error.__context__) is not None and not isinstance(error, UserError):
-        error = inner
+    while error.__cause__ is not None:
+        error = error.__cause__
     return _first_line(error)
 
 

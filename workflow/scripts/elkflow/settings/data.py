@@ -198,6 +198,8 @@ class DatasetSettings(QuestionSettings):
     """Name to template. Rendered for every model that needs them; the name is part of the file path."""
     licence: str | None = None
     """For the dataset's card."""
+    push_to: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    """Hub repository (`owner/name`) that the target `push_datasets` writes to; private when it creates it."""
 
     @field_validator("answers")
     @classmethod

@@ -1,0 +1,27 @@
+"""Download what a config needs from the hub, where there is a network, so that all stages can run without one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow.cli import parse, run
+from elkflow.dataset_hub import prefetch
+from elkflow.files import write_json
+from elkflow.settings.data import QuestionSettings
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fill the cache of datasets."""
+
+    datasets: dict[str, QuestionSettings]
+    record: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the revisions found to `record`."""
+    arguments = parse(Arguments, argv)
+    write_json(arguments.record, {"datasets": prefetch(arguments.datasets)})
+
+
+if __name__ == "__main__":
+    run(main)
