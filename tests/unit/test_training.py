@@ -9,6 +9,7 @@ import pytest
 import score_answers
 import torch
 import train_probe
+import transfer_probe
 from planted import CONVENTION, labels_of, pair_states, write_split
 from safetensors.torch import load_file, save_file
 
@@ -31,7 +32,7 @@ def made(folder, *, sizes=(240, 120), wordings=("plain",), **options):
     return splits
 
 
-def train(folder, splits, **changes):
+def train(folder, splits, paths=None, **changes):
     """Run the script; return its output folder."""
     first, second = splits
     arguments = {
@@ -45,6 +46,7 @@ def train(folder, splits, **changes):
         "--lineage": [first.rows],
         "--output": [folder / "probe"],
     }
+    arguments |= {f"--{name.replace('_', '-')}": files for name, files in (paths or {}).items()}
     train_probe.main([str(word) for option, values in arguments.items() for word in (option, *values)])
     return folder / "probe"
 
@@ -83,6 +85,9 @@ def test_the_planted_layer_is_found(whole):
 
 def test_layers_are_told_for_every_method_and_part_with_intervals(whole):
     layers = pd.read_csv(whole[2] / "layers.csv")
+    chance = layers["method"].isin(["random_directions", "shuffled_labels"])
+    assert chance.sum() == 2 * 3 and (layers.loc[chance, "auroc"] < 0.8).all()
+    layers = layers[~chance]
     assert len(layers) == 6 * 3 * 2
     for metric in ("accuracy", "auroc", "ece"):
         assert (layers[f"{metric}_low"] <= layers[metric] + 0.05).all()
@@ -171,14 +176,27 @@ def test_val_labels_change_no_choice_and_no_weight(tmp_path):
 def test_selection_labels_change_no_weight(tmp_path):
     """Only the fit part's labels reach the directions."""
     splits = made(tmp_path)
-    first = train(tmp_path, splits, layers=[1], methods=["logistic"])
+    first = train(tmp_path, splits, layers=[1], methods=["logistic"], refit=False)
     weights = (first / "probe.safetensors").read_bytes()
     table = read_table(splits[0].prompts[0]).to_pandas()
     _, selection = split_groups(table["group"].to_numpy(), 0.25, 0)
     table.loc[selection, "label"] = 1 - table.loc[selection, "label"]
     table.to_parquet(splits[0].prompts[0])
-    second = train(tmp_path, splits, layers=[1], methods=["logistic"], allow_weak_probe=True)
+    second = train(tmp_path, splits, layers=[1], methods=["logistic"], refit=False, allow_weak_probe=True)
     assert (second / "probe.safetensors").read_bytes() == weights
+
+
+def test_the_chosen_layer_is_fitted_again_on_all_of_train(tmp_path):
+    """Half as much again to learn from; the layer and the figures it was chosen by stay as they were."""
+    splits = made(tmp_path, sizes=(120, 400), truth=0.5, width=32)
+    options = {"methods": ["lda"], "selection": 0.5, "allow_weak_probe": True}
+    first, second = (
+        read_json(train(tmp_path, splits, refit=again, **options) / "probe.json") for again in (False, True)
+    )
+    assert first["layer"] == second["layer"]
+    assert first["selection_metrics"] == second["selection_metrics"]
+    assert second["metrics"]["auroc"] > first["metrics"]["auroc"] + 0.01
+    assert (first["fitted_on"], second["fitted_on"]) == ("fit part of train", "all of train")
 
 
 def test_the_models_own_answers_can_give_the_sign(tmp_path):
@@ -238,6 +256,48 @@ def test_calibration_shrinks_overconfident_rewards(tmp_path):
         slope = read_json(probe / "probe.json")["calibration"]
         assert (slope is None) == (not calibrate)
     assert ece[True] < ece[False]
+
+
+def test_an_untrained_models_states_are_a_control(tmp_path):
+    """Here they know as much as the trained model's, so the probe leads by nothing and is refused."""
+    splits = made(tmp_path / "trained")
+    twins = made(tmp_path / "fresh")
+    paths = {
+        "untrained_prompts": [split.prompts[0] for split in twins],
+        "untrained_states": [split.states[0] for split in twins],
+    }
+    with pytest.raises(UserError, match="does not lead untrained_model by"):
+        train(tmp_path, splits, paths, methods=["mass_mean"])
+    probe = train(tmp_path, splits, paths, methods=["mass_mean"], allow_weak_probe=True)
+    control = pd.read_csv(probe / "controls.csv").set_index("control").loc["untrained_model"]
+    assert control["auroc"] > 0.95 and control["lead"] == pytest.approx(0)
+    blind = made(tmp_path / "blind", truth=0.0)
+    paths = {"untrained_prompts": [s.prompts[0] for s in blind], "untrained_states": [s.states[0] for s in blind]}
+    assert train(tmp_path, splits, paths, methods=["mass_mean"]).is_dir()
+
+
+def test_transfer_tells_a_shared_direction_from_an_own_one(whole, tmp_path):
+    """Truth on another axis does not transfer; a shift of all states does no harm under the target's own mean."""
+    _, (_, val), probe = whole
+    labels = labels_of(120, 9)
+    elsewhere = write_split(tmp_path / "elsewhere", "val", labels, pair_states(labels, seed=9).roll(5, dims=-1))
+    moved = pair_states(labels, seed=9)
+    moved[:, :, 1, 0] += 30
+    shifted = write_split(tmp_path / "shifted", "val", labels, moved)
+    targets = {"itself": val, "elsewhere": elsewhere, "shifted": shifted}
+    transfer_probe.main(
+        [
+            *["--settings", json.dumps(BASE), "--probe", str(probe), "--names", *targets],
+            *["--prompts", *(str(split.prompts[0]) for split in targets.values())],
+            *["--states", *(str(split.states[0]) for split in targets.values())],
+            *["--output", str(tmp_path / "transfer.csv")],
+        ]
+    )
+    table = pd.read_csv(tmp_path / "transfer.csv").set_index(["tested_on", "statistics"])
+    assert table.loc[("itself", "stored"), "auroc"] == read_json(probe / "probe.json")["metrics"]["auroc"]
+    assert table.loc[("elsewhere", "own"), "auroc"] < 0.7
+    assert table.loc[("shifted", "own"), "accuracy"] > 0.9
+    assert table.loc[("shifted", "stored"), "accuracy"] < 0.6
 
 
 # --- files that do not fit ---

@@ -5,6 +5,7 @@ rows (controls read their text).
 Makes, under <results>/probes/{probe}/: probe.safetensors and probe.json (the reward model), layers.csv (every method on
 every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, scores.parquet (log-odds of every val
 row) and manifest.json. The rule fails if the probe does not lead its controls, unless the config lets it.
+On request also transfer.csv: the probe on the val rows of others.
 """
 
 
@@ -16,6 +17,36 @@ def of_wordings(pattern, first_only=False):
         wordings = probe.reward_wordings() if first_only else probe.wordings()
         values = {"model": probe.model, "dataset": probe.dataset} | dict(wildcards)
         return [pattern.format(wording=wording, **values) for wording in wordings]
+
+    return paths
+
+
+def of_untrained(pattern):
+    """Input function: `pattern` filled for train and val of the untrained model, if the probe is compared with one."""
+
+    def paths(wildcards):
+        probe = CONFIG.probes[wildcards.probe]
+        return [
+            pattern.format(
+                model=probe.untrained,
+                dataset=probe.dataset,
+                wording=wording,
+                split=split,
+            )
+            for split in ("train", "val")
+            for wording in probe.wordings()
+            if probe.untrained is not None
+        ]
+
+    return paths
+
+
+def of_targets(pattern):
+    """Input function: `pattern` filled for a probe and those whose val rows it is tested on."""
+
+    def paths(wildcards):
+        names = [wildcards.probe, *CONFIG.probes[wildcards.probe].transfer]
+        return [pattern.format(**dict(CONFIG.probes[name])) for name in names]
 
     return paths
 
@@ -47,6 +78,17 @@ rule train_probe:
         val_lineage=of_wordings(
             "<results>/hiddens/{model}/{dataset}/{wording}/val.manifest.json"
         ),
+        untrained_prompts=of_untrained(
+            "<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet"
+        ),
+        untrained_states=ancient(
+            of_untrained(
+                "<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors"
+            )
+        ),
+        untrained_lineage=of_untrained(
+            "<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json"
+        ),
         script=script_path("train_probe"),
         code=imports("train_probe"),
     output:
@@ -64,7 +106,7 @@ rule train_probe:
         "<benchmarks>/probes/{probe}/train.tsv"
     conda:
         "../../envs/train.yaml"
-    threads: workflow.cores
+    threads: CORES
     params:
         settings=settings("probes/{probe}"),
     shell:
@@ -72,5 +114,38 @@ rule train_probe:
         " --train-rows {input.train_rows:q} --val-rows {input.val_rows:q}"
         " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
         " --train-states {input.train_states:q} --val-states {input.val_states:q}"
-        " --lineage {input.train_lineage:q} {input.val_lineage:q}"
+        " --untrained-prompts {input.untrained_prompts:q} --untrained-states {input.untrained_states:q}"
+        " --lineage {input.train_lineage:q} {input.val_lineage:q} {input.untrained_lineage:q}"
         ' --output "$(dirname {output.facts:q})" >{log:q} 2>&1'
+
+
+rule transfer_probe:
+    """Test a probe on the val rows of the probes its config names: a row of the transfer matrix."""
+    input:
+        probe="<results>/probes/{probe}/probe.json",
+        weights="<results>/probes/{probe}/probe.safetensors",
+        prompts=of_targets("<results>/prompts/{model}/{dataset}/{wording}/val.parquet"),
+        states=ancient(
+            of_targets("<results>/hiddens/{model}/{dataset}/{wording}/val.safetensors")
+        ),
+        lineage=of_targets(
+            "<results>/hiddens/{model}/{dataset}/{wording}/val.manifest.json"
+        ),
+        script=script_path("transfer_probe"),
+        code=imports("transfer_probe"),
+    output:
+        table=ensure("<results>/probes/{probe}/transfer.csv", non_empty=True),
+    log:
+        "<logs>/probes/{probe}/transfer.log",
+    conda:
+        "../../envs/train.yaml"
+    params:
+        settings=settings("probes/{probe}"),
+        names=lambda wildcards: [
+            wildcards.probe,
+            *CONFIG.probes[wildcards.probe].transfer,
+        ],
+    shell:
+        'python {input.script:q} --settings {params.settings:q} --probe "$(dirname {input.probe:q})"'
+        " --names {params.names:q} --prompts {input.prompts:q} --states {input.states:q}"
+        " --output {output.table:q} >{log:q} 2>&1"

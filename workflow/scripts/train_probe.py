@@ -1,6 +1,6 @@
 """Fit truth probes on all layers, choose one, compare it with its controls, and store it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from elkflow.cli import parse, run
@@ -24,6 +24,8 @@ class Arguments:
     val_states: list[Path]
     lineage: list[Path]  # manifests of the states
     output: Path  # folder
+    untrained_prompts: list[Path] = field(default_factory=list)  # as train_prompts, then as val_prompts
+    untrained_states: list[Path] = field(default_factory=list)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,12 +36,18 @@ def main(argv: list[str] | None = None) -> None:
     rows = (read_table(arguments.train_rows).to_pandas(), read_table(arguments.val_rows).to_pandas())
     train = Pairs.read(arguments.train_prompts, arguments.train_states)
     val = Pairs.read(arguments.val_prompts, arguments.val_states)
+    untrained = None
+    if paths := arguments.untrained_states:
+        check_files(*paths)
+        half = len(paths) // 2
+        read, prompts = (paths[:half], paths[half:]), arguments.untrained_prompts
+        untrained = (Pairs.read(prompts[:half], read[0]), Pairs.read(prompts[half:], read[1]))
     asked = origin(arguments.train_prompts[0], arguments.train_states[0])
-    facts = train_probe(arguments.settings, train, val, rows, asked, arguments.output)
+    facts = train_probe(arguments.settings, train, val, rows, asked, arguments.output, untrained)
     write_manifest(
         arguments.output / "manifest.json",
         outputs={name: arguments.output / name for name in OUTPUTS},
-        inputs={"/".join(path.parts[-2:]): path for path in arguments.lineage}
+        inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage}
         | {"train": arguments.train_rows, "val": arguments.val_rows},
         settings=arguments.settings,
         seed=arguments.settings.seed,

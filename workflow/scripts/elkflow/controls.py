@@ -16,10 +16,10 @@ from sklearn.linear_model import LogisticRegression
 
 from elkflow import probes
 from elkflow.cli import progress
-from elkflow.fitting import Fitted, Parts, judged, log_odds, normalised, scores
+from elkflow.fitting import Fitted, Parts, choose, fit_all, judged, normalised, refit, reward_log_odds, scores
 from elkflow.metrics import auroc
 from elkflow.pairs import Pairs
-from elkflow.settings.probe import ProbeSettings
+from elkflow.settings.probe import Method, ProbeSettings
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,37 @@ def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArr
     return np.concatenate([features, shown, shown * features], 1)
 
 
-def zero_shot(parts: Parts) -> list[Control]:
-    """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt, averaged over wordings."""
-    if parts.val.zero_shot is None:
+def zero_shot(parts: Parts, ensembling: str) -> list[Control]:
+    """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt; none from an encoder."""
+    odds = parts.val.zero_shot
+    if odds is None:
         return []
-    return [Control("zero_shot", parts.val.zero_shot.mean(0)[None], "the model's own log-odds of its two answers")]
+    seen = odds.mean(0) if ensembling == "full" else odds[0]
+    return [Control("zero_shot", seen[None], "the model's own log-odds of its two answers")]
 
 
-def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> list[Control]:
+def untrained_control(train: Pairs, val: Pairs, method: Method, settings: ProbeSettings) -> Control:
+    """The probe's own method, layer choice included, on the states of a model with random weights.
+
+    What it finds is in the words and the architecture, not in what the model learnt.
+
+    Raises:
+        UserError: the states do not fit the settings.
+    """
+    alone = settings.model_copy(update={"methods": [method], "reward": method})
+    parts = Parts.of(train, val, alone)
+    fitted, _ = fit_all(parts, alone)
+    _, best = choose(fitted, parts, alone)
+    if settings.refit and not settings.calibrate:
+        refit(fitted[method], best[method], parts, alone)
+    odds = reward_log_odds(fitted[method].val[best[method]], settings.ensembling)
+    about = (
+        f"{method} on the states of the untrained model, layer {fitted[method].layers[best[method]]} of its own choice"
+    )
+    return Control("untrained_model", odds[None], about)
+
+
+def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tuple[list[Control], pd.DataFrame]:
     """Random directions, and logistic probes on shuffled labels, each drawn `settings.draws` times.
 
     As the real probe, every draw has all layers to choose from, and chooses (and finds its sign) on the selection part;
@@ -97,38 +120,42 @@ def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> li
 
     Args:
         fitted: the probe's own method on all layers; the penalty of a logistic probe is used for the shuffled ones.
+
+    Returns:
+        Both controls, and a table of their AUROC on val layer by layer (median and spread of the draws).
     """
     draws, generator = settings.draws, torch.Generator().manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    train_labels = parts.train.labels
-    shuffled = np.stack([rng.permutation(train_labels) for _ in range(draws)])  # [draws, rows of train]
-    random_scores: list[tuple[NDArray, NDArray]] = []
-    shuffled_scores: list[tuple[NDArray, NDArray]] = []
+    shuffled = np.stack([rng.permutation(parts.train.labels) for _ in range(draws)])  # [draws, rows of train]
+    pieces: dict[str, list[tuple[NDArray, NDArray]]] = {"random_directions": [], "shuffled_labels": []}
     l2 = float(np.median(fitted.facts["l2"])) if "l2" in fitted.facts else 0.1
     for layers in progress(parts.train.chunks(parts.layers, others=len(parts.val)), "controls"):
         _, fit, selection, val = normalised(parts, layers, settings.normalise)
         width = fit.shape[-1]
         directions = torch.randn(len(layers), draws, width, generator=generator).to(fit)
-        random_scores.append(_scores_of_many(directions, torch.zeros_like(directions[..., 0]), selection, val))
+        found = _scores_of_many(directions, torch.zeros_like(directions[..., 0]), selection, val)
+        pieces["random_directions"].append(found)
         members = fit.flatten(1, 2)
         labels = torch.as_tensor(shuffled[:, parts.fit], device=fit.device).repeat(1, fit.shape[1])
         weight, bias, _ = probes.logistic(
             members[:, :, 1] - members[:, :, 0], labels, torch.full((draws,), l2), torch.ones_like(labels)
         )
-        shuffled_scores.append(_scores_of_many(weight, bias, selection, val))
-    truth = np.repeat(train_labels[parts.selection][None], draws, 0)
-    return [
-        Control(
-            "random_directions",
-            _best_of_layers(random_scores, truth, settings, parts),
-            f"a random direction on every layer, the best layer and sign chosen as for the probe; {draws} draws",
-        ),
-        Control(
-            "shuffled_labels",
-            _best_of_layers(shuffled_scores, shuffled[:, parts.selection], settings, parts),
-            f"logistic probes on shuffled train labels, the best layer chosen on shuffled ones; {draws} draws",
-        ),
-    ]
+        pieces["shuffled_labels"].append(_scores_of_many(weight, bias, selection, val))
+    truth = np.repeat(parts.train.labels[parts.selection][None], draws, 0)
+    about = {
+        "random_directions": "a random direction on every layer, the best layer and sign chosen as for the probe",
+        "shuffled_labels": "logistic probes on shuffled train labels, the best layer chosen on shuffled ones",
+    }
+    controls, tables = [], []
+    for name, runs in pieces.items():
+        labels_seen = truth if name == "random_directions" else shuffled[:, parts.selection]
+        both = [np.concatenate([run[part] for run in runs], 1) for part in (0, 1)]
+        odds, by_layer = _best_of_layers(*both, labels_seen, settings, parts)
+        controls.append(Control(name, odds, f"{about[name]}; {draws} draws"))
+        low, middle, high = np.quantile(by_layer, [0.025, 0.5, 0.975], axis=0)
+        layered = {"layer": parts.layers, "part": "val", "auroc": middle, "auroc_low": low, "auroc_high": high}
+        tables.append(pd.DataFrame({"method": name, **layered}))
+    return controls, pd.concat(tables, ignore_index=True)
 
 
 def _scores_of_many(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
@@ -139,18 +166,24 @@ def _scores_of_many(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
 
 
 def _best_of_layers(
-    pieces: Sequence[tuple[NDArray, NDArray]], labels: NDArray, settings: ProbeSettings, parts: Parts
-) -> NDArray:
-    """Log-odds on val [draws, N] of each draw's best layer by AUROC against `labels` [draws, N of selection].
+    selection: NDArray, val: NDArray, labels: NDArray, settings: ProbeSettings, parts: Parts
+) -> tuple[NDArray, NDArray]:
+    """Each draw's log-odds on val [draws, N] at its best layer, and its AUROC there on every layer [draws, L].
 
-    A direction that is right less often than not is turned around.
+    Best is the layer whose AUROC against `labels` [draws, N of selection] is furthest from a half; a direction that is
+    right less often than not is turned around.
+
+    Args:
+        selection, val: member scores [draws, L, V, N, 2].
     """
-    selection, val = (np.concatenate([piece[part] for piece in pieces], 1) for part in (0, 1))
     groups = parts.train.groups[parts.selection]
-    chosen = []
+    chosen, by_layer = [], []
     for draw, truth in enumerate(labels):
         odds, judged_labels, _ = judged(selection[draw], truth, groups, settings.ensembling)
         values = np.array([auroc(layer, judged_labels) for layer in odds])
+        sign = np.where(values >= 0.5, 1.0, -1.0)
         best = int(np.argmax(np.abs(values - 0.5)))
-        chosen.append(log_odds(val[draw, best]).mean(0) * (1 if values[best] >= 0.5 else -1))
-    return np.stack(chosen)
+        reported = np.stack([reward_log_odds(layer, settings.ensembling) for layer in val[draw]]) * sign[:, None]
+        chosen.append(reported[best])
+        by_layer.append([auroc(layer, parts.val.labels) for layer in reported])
+    return np.stack(chosen), np.array(by_layer)

@@ -1,5 +1,6 @@
 """Fitting every method on every layer, and choosing among them on rows of their own."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ UNSUPERVISED = ("ccs", "vinc", "crc")
 class Fitted:
     """One method on all layers. Scores are those of pair members, bias included: log-odds = [..., 1] − [..., 0]."""
 
-    method: str
+    method: Method
     layers: list[int]
     weight: Tensor
     """[L, D]"""
@@ -86,6 +87,12 @@ def scores(weight: Tensor, bias: Tensor, states: Tensor) -> NDArray:
 def log_odds(members: NDArray) -> NDArray:
     """Log-odds of pairs [...] from scores of their members [..., 2]."""
     return members[..., 1] - members[..., 0]
+
+
+def reward_log_odds(members: NDArray, ensembling: str) -> NDArray:
+    """Log-odds [N] the reward is made of, from member scores [V, N, 2]: averaged over wordings, or the first one's."""
+    odds = log_odds(members)
+    return odds.mean(0) if ensembling == "full" else odds[0]
 
 
 def judged(members: NDArray, labels: NDArray, groups: NDArray, ensembling: str) -> tuple[NDArray, NDArray, NDArray]:
@@ -179,6 +186,21 @@ def _joined(pieces: list[Fitted]) -> Fitted:
         np.concatenate([piece.selection for piece in pieces]),
         np.concatenate([piece.val for piece in pieces]),
     )
+
+
+def refit(fitted: Fitted, index: int, parts: Parts, settings: ProbeSettings) -> Normalisation:
+    """Fit one chosen layer again on all of train, and put the result in the place of the first.
+
+    The selection scores stay those of the first fit, which had not seen their rows. Returns the new normalisation.
+    """
+    everything = dataclasses.replace(parts, fit=np.arange(len(parts.train)))
+    norm, fit, _, val = normalised(everything, [fitted.layers[index]], settings.normalise)
+    direction = fit_method(fitted.method, fit, everything, settings)
+    fitted.val[index] = scores(direction.weight, direction.bias, val)[0]
+    fitted.weight[index], fitted.bias[index] = direction.weight[0].cpu(), direction.bias[0].cpu()
+    for name, numbers in direction.facts.items():
+        fitted.facts[name][index] = numbers[0].cpu().numpy()
+    return Normalisation(norm.mean.cpu(), norm.scale.cpu())
 
 
 def selection_auroc(fitted: Fitted, parts: Parts, ensembling: str) -> NDArray:

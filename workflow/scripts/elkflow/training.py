@@ -14,9 +14,21 @@ from scipy.special import expit
 from elkflow import artefact
 from elkflow.admission import admit, control_table, flat, shown
 from elkflow.cli import timed
-from elkflow.controls import chance_controls, text_controls, zero_shot
+from elkflow.controls import chance_controls, text_controls, untrained_control, zero_shot
+from elkflow.errors import UserError
 from elkflow.files import read_json, write_table, write_text
-from elkflow.fitting import UNSUPERVISED, Fitted, Parts, choose, fit_all, judged, log_odds, platt
+from elkflow.fitting import (
+    UNSUPERVISED,
+    Fitted,
+    Parts,
+    choose,
+    fit_all,
+    judged,
+    log_odds,
+    platt,
+    refit,
+    reward_log_odds,
+)
 from elkflow.metrics import accuracy, auroc, bootstrap, ece, resamples, summary
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
@@ -42,38 +54,51 @@ def train_probe(
     rows: tuple[pd.DataFrame, pd.DataFrame],
     origin: Mapping[str, Any],
     folder: Path,
+    untrained: tuple[Pairs, Pairs] | None = None,
 ) -> dict[str, Any]:
     """Fit, choose and report a probe; write the files of `OUTPUTS` into `folder`; return facts for the manifest.
 
     Directions and normalisation come from the fit part of train, layer and method (and the optional calibration) from
-    its selection part, every number that is reported from val. Nothing is refitted on both parts afterwards: what is
-    reported is what is used.
+    its selection part, every number that is reported from val. With `refit` each method is then fitted on all of train
+    at the layer it chose; layers.csv tells the first fits, everything else the final ones.
 
     Args:
         rows: source rows of train and val, for the controls that read text.
         origin: how questions were asked and the model was loaded (see `origin`), kept for scoring outside the workflow.
+        untrained: the same rows of train and val read by an untrained model, for that control.
 
     Raises:
         UserError: the inputs do not fit, or the probe does not lead its controls (see `admission.admit`).
     """
     parts = Parts.of(train, val, settings)
+    if untrained is not None and (untrained[0].ids, untrained[1].ids) != (train.ids, val.ids):
+        raise UserError(f"{untrained[0].files[0]}: its rows are not those the probe is fitted on")
     with timed(f"{', '.join(settings.methods)} on {len(parts.layers)} layers, {len(parts.fit)} pairs"):
         fitted, norm = fit_all(parts, settings)
     method, best = choose(fitted, parts, settings)
     chosen, at = fitted[method], best[method]
+    mean, scale = norm.mean[at], norm.scale[at]
     with timed("intervals"):
         weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
         layers = layer_table(fitted, parts, settings)
-        methods = method_table(fitted, best, parts, settings)
+    if again := settings.refit and not settings.calibrate:
+        with timed("chosen layers on all of train"):
+            norms = {name: refit(each, best[name], parts, settings) for name, each in fitted.items()}
+            mean, scale = norms[method].mean[0], norms[method].scale[0]
+    methods = method_table(fitted, best, parts, settings)
     odds = reward_log_odds(chosen.val[at], settings.ensembling)
-    scale, offset = calibration(chosen.selection[at], parts, settings) if settings.calibrate else (1.0, 0.0)
+    slope, offset = calibration(chosen.selection[at], parts, settings) if settings.calibrate else (1.0, 0.0)
     with timed("controls"):
-        controls = [*text_controls(parts, *rows), *zero_shot(parts), *chance_controls(parts, chosen, settings)]
+        by_chance, chance_layers = chance_controls(parts, chosen, settings)
+        controls = [*text_controls(parts, *rows), *zero_shot(parts, settings.ensembling), *by_chance]
+        if untrained is not None:
+            controls.append(untrained_control(*untrained, chosen.method, settings))
         table = control_table(controls, odds, val.labels, weights, settings)
     logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], shown(table))
     passed = admit(table, method, chosen.layers[at], settings)
 
     own = next(row for row in methods.to_dict("records") if row["method"] == method)
+    part = "all of train" if again else "fit part of train"
     facts: dict[str, Any] = {
         "method": method,
         "layer": chosen.layers[at],
@@ -91,11 +116,12 @@ def train_probe(
         "wordings": settings.wordings(),
         "answers": train.answers,
         "ensembling": settings.ensembling,
-        "normalisation": {"kind": settings.normalise, "of": "fit part of train, per answer and wording"},
+        "normalisation": {"kind": settings.normalise, "of": f"{part}, per answer and wording"},
         "sign": _sign(method, settings),
-        "calibration": {"slope": scale, "offset": offset, "of": "selection part"} if settings.calibrate else None,
+        "calibration": {"slope": slope, "offset": offset, "of": "selection part"} if settings.calibrate else None,
         "reward": "sigmoid(log-odds) for answer 1, its complement for answer 0",
         "found": {name: np.asarray(numbers[at]).item() for name, numbers in chosen.facts.items()},
+        "fitted_on": part,
         "rows": {"fit": len(parts.fit), "selection": len(parts.selection), "val": len(val)},
         "groups": {"fit": _count(train, parts.fit), "selection": _count(train, parts.selection), "val": _count(val)},
         "metrics": {name: own[name] for name in methods.columns if name.startswith(METRICS)},
@@ -104,15 +130,13 @@ def train_probe(
         },
         "gate": {"passed": passed, "margin": settings.gate.margin, "allowed_anyway": not passed},
     }
-    probe = artefact.Probe(
-        norm.mean[at], norm.scale[at], scale * chosen.weight[at], scale * chosen.bias[at] + offset, facts
-    )
+    probe = artefact.Probe(mean, scale, slope * chosen.weight[at], slope * chosen.bias[at] + offset, facts)
     artefact.save(probe, folder)
-    write_text(folder / "layers.csv", layers.to_csv(index=False))
+    write_text(folder / "layers.csv", pd.concat([layers, chance_layers]).to_csv(index=False))
     write_text(folder / "methods.csv", methods.to_csv(index=False))
     write_text(folder / "controls.csv", table.to_csv(index=False))
     write_text(folder / "wordings.csv", wording_table(chosen, at, parts, settings, weights).to_csv(index=False))
-    write_table(score_table(fitted, best, scale * odds + offset, parts, settings), folder / "scores.parquet")
+    write_table(score_table(fitted, best, slope * odds + offset, parts, settings), folder / "scores.parquet")
     return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": facts["metrics"]["auroc"]}
 
 
@@ -150,12 +174,6 @@ def _sign(method: str, settings: ProbeSettings) -> str:
 
 def _count(pairs: Pairs, rows: NDArray | None = None) -> int:
     return len(np.unique(pairs.groups if rows is None else pairs.groups[rows]))
-
-
-def reward_log_odds(members: NDArray, ensembling: str) -> NDArray:
-    """Log-odds [N] the reward is made of, from member scores [V, N, 2]: averaged over wordings, or the first one's."""
-    odds = log_odds(members)
-    return odds.mean(0) if ensembling == "full" else odds[0]
 
 
 def calibration(members: NDArray, parts: Parts, settings: ProbeSettings) -> tuple[float, float]:

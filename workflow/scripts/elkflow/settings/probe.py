@@ -14,13 +14,16 @@ from pydantic import (
 
 from elkflow.settings.base import Settings
 
+ControlName = Literal[
+    "majority", "word_overlap", "bag_of_words", "zero_shot", "random_directions", "shuffled_labels", "untrained_model"
+]
 Method = Literal["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
 
 
 class LogisticSettings(Settings):
     """L2-penalised logistic regression."""
 
-    l2: list[PositiveFloat] = Field(default=[0.01, 0.03, 0.1, 0.3, 1.0], min_length=1)
+    l2: list[PositiveFloat] = Field(default=[0.001, 0.003, 0.01, 0.03, 0.1], min_length=1)
     """Penalties tried, as lambda in mean loss + lambda/2 |w|^2 (scikit-learn's C is 1 / (lambda * rows))."""
     folds: int = Field(default=4, ge=2)
     """Folds of the cross-validation that chooses the penalty of each layer; groups stay together."""
@@ -51,9 +54,15 @@ class GateSettings(Settings):
 
     margin: float = Field(default=0.05, ge=0, lt=0.5)
     """By how much AUROC the lower end of its interval must lie above every control in `against`."""
-    against: list[
-        Literal["majority", "word_overlap", "bag_of_words", "zero_shot", "random_directions", "shuffled_labels"]
-    ] = ["majority", "word_overlap", "bag_of_words", "zero_shot", "random_directions", "shuffled_labels"]
+    against: list[ControlName] = [
+        "majority",
+        "word_overlap",
+        "bag_of_words",
+        "zero_shot",
+        "random_directions",
+        "shuffled_labels",
+        "untrained_model",
+    ]
     """Controls it is compared with. All are reported, whether named here or not."""
 
 
@@ -79,6 +88,9 @@ class ProbeSettings(Settings):
     """Layers to look at (0 is the embeddings); unset: all."""
     selection: float = Field(default=0.25, gt=0, lt=1)
     """Share of train's groups kept out of fitting, to choose layer and method on."""
+    refit: bool = True
+    """Fit every method once more on all of train, at the layer it has chosen. Not with `calibrate`, which needs rows
+    that the direction has not seen."""
     normalise: Literal["full", "mean", "none"] = "full"
     """Per answer, wording and feature: subtract the mean and divide by the deviation, subtract only, or neither."""
     sign: Literal["labels", "model"] = "labels"
@@ -105,7 +117,7 @@ class ProbeSettings(Settings):
     untrained: str | None = None
     """A model with fresh weights (see `untrained` of a model's section) whose states serve as a further control."""
     transfer: list[str] = []
-    """Other probes of this config (fitted on the same model) to be tested on this probe's val rows, and back."""
+    """Other probes of this config, fitted on states of the same width, on whose val rows this one is tested too."""
 
     @field_validator("methods", "variants", "transfer")
     @classmethod

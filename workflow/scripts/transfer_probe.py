@@ -1,0 +1,48 @@
+"""Test a probe on the val rows of other probes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from elkflow import artefact
+from elkflow.cli import parse, run
+from elkflow.errors import UserError
+from elkflow.files import write_text
+from elkflow.lineage import check_files
+from elkflow.pairs import Pairs
+from elkflow.settings.probe import ProbeSettings
+from elkflow.transfer import transfer_table
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write one row of the transfer matrix."""
+
+    settings: ProbeSettings
+    probe: Path  # folder
+    names: list[str]  # of the probes tested on, the probe itself first
+    prompts: list[Path]  # their val prompts
+    states: list[Path]
+    output: Path
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the probe and every target, and write the table."""
+    arguments = parse(Arguments, argv)
+    check_files(*arguments.states, *arguments.prompts, arguments.probe / "probe.json")
+    if not len(arguments.names) == len(arguments.prompts) == len(arguments.states):
+        raise UserError("--names, --prompts and --states must be equally many")
+    files = zip(arguments.names, arguments.prompts, arguments.states, strict=True)
+    targets = {name: Pairs.read([prompts], [states]) for name, prompts, states in files}
+    settings = arguments.settings
+    table = transfer_table(
+        artefact.load(arguments.probe),
+        targets,
+        folder=arguments.probe,
+        resample=settings.bootstrap,
+        seed=settings.seed,
+    )
+    write_text(arguments.output, table.to_csv(index=False))
+
+
+if __name__ == "__main__":
+    run(main)
