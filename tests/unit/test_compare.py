@@ -104,7 +104,9 @@ def test_a_thousand_runs_are_a_short_plan():
     run = SimpleNamespace(policy="m", probe="p", dataset="d", wording="training", seeds=(0, 1, 2))
     runs = {f"sweep+learning_rate={i}": run for i in range(1000)}
     plan = Plan.of(
-        SimpleNamespace(runs=runs, evaluation=SimpleNamespace(suites={}, fresh_probe=False), probes={"p": None})
+        SimpleNamespace(
+            runs=runs, evaluation=SimpleNamespace(suites={}, fresh_probe=False, without_rl=()), probes={"p": None}
+        )
     )
     assert len(plan.model_dump_json()) < 60_000 and len(plan.trainings()) == 3000
 

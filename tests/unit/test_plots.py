@@ -167,3 +167,12 @@ def test_numbers_of_many_trainings_become_one_plot(verdict):
     assert sum(block["kind"] == "chart" for block in page.blocks) == 2  # every training, and along the rank
     assert len(next(b for b in page.blocks if b["kind"] == "table")["rows"]) == 20
     assert not np.isnan([row["difference"] for row in rows]).any()
+
+
+def test_the_cost_of_doing_without_training_stands_beside_the_tuned_model(verdict):
+    columns = ["run", "method", "n", "accuracy", "low", "high", "answered", "forward_passes", "forward_passes_shared"]
+    table = pd.DataFrame([["r", "best of N samples", 4, 0.9, 0.85, 0.95, 1.0, 8.0, 3.1]], columns=columns)
+    rows = digest.without_rl_rows(table, verdict)
+    assert rows[0]["method"] == "best of N samples, N = 4" and rows[0]["accuracy [95 %]"] == "90.0 % [85.0, 95.0]"
+    assert [row["accuracy [95 %]"].split(" [")[0] for row in rows[1:]] == ["100.0 %", "90.0 %"]
+    assert digest.without_rl_rows(pd.DataFrame(), verdict) == []

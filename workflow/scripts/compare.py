@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             ("overview", overview.overview(verdict)),
             ("probe", overview.probe_page(verdict, layers)),
             ("training", overview.training_page(verdict, steps)),
-            ("evaluation", overview.evaluation_page(verdict, comparison, tables.text_rows(without_rl))),
+            ("evaluation", overview.evaluation_page(verdict, comparison, digest.without_rl_rows(without_rl, verdict))),
             ("provenance", overview.provenance_page(found, entries)),
         ):
             page.save(out / f"{name}.html")

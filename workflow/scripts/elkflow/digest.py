@@ -165,3 +165,33 @@ def fresh_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def without_rl_rows(table: pd.DataFrame, verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """What needs no training, and under it the tuned models, with what an answer costs."""
+    rows = [
+        {
+            "run": row["run"],
+            "method": row["method"] + (f", N = {row['n']}" if "N" in row["method"] else ""),
+            "accuracy [95 %]": f"{100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
+            "answered": f"{row['answered']:.1%}",
+            "forward passes": f"{row['forward_passes']:.0f}",
+            "shared where possible": f"{row['forward_passes_shared']:.1f}",
+        }
+        for row in table.to_dict("records")
+    ]
+    tuned = [row for row in verdict["evaluations"] if row["kind"] == "training"] if rows else []
+    for row in tuned:
+        low, high = 100 * row["tuned_low"], 100 * row["tuned_high"]
+        figures = f"{100 * row['tuned']:.1f} % [{low:.1f}, {high:.1f}]"
+        rows.append(
+            {
+                "run": row["run"],
+                "method": f"tuned model's likelier answer, seed {row['seed']}",
+                "accuracy [95 %]": figures,
+                "answered": "100.0%",
+                "forward passes": "1",
+                "shared where possible": "1.0",
+            }
+        )
+    return rows

@@ -25,17 +25,6 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def text_rows(table: pd.DataFrame) -> list[dict[str, str]]:
-    """Any table as cells of text: numbers to four digits, nothing where there is nothing."""
-    return [
-        {
-            str(name): "" if pd.isna(value) else f"{value:.4g}" if isinstance(value, float) else str(value)
-            for name, value in row.items()
-        }
-        for row in table.to_dict("records")
-    ]
-
-
 def turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """A wide table on its side: one column for each of `rows`."""
     if not rows:
