@@ -222,31 +222,31 @@ folder = Path(sys.argv[1])
 prompts = ["what is the capital of italy", "is paris", "is paris in france question answer", "who"] * 5
 questions = tokenise(load_tokenizer(folder), "decoder", prompts, [["No", "Yes"]] * 20)
 model = load_model(folder, dtype="float32")
-names = [str(i) for i in range(20)]
-extract(model, "decoder", questions, Path(sys.argv[2]), names=names, batch_tokens=int(sys.argv[3]))
+for tokens, name in ((16, "many"), (10000, "one")):  # many batches; one, so that a process has no work
+    extract(model, "decoder", questions, folder / "out" / name, names=[str(i) for i in range(20)], batch_tokens=tokens)
 """
 
 
-@pytest.mark.parametrize("tokens", [16, 10000], ids=["many batches", "a process without work"])
-def test_two_processes_fill_one_file_with_the_same_states(tmp_path, tokens):
-    save_tiny_model(tmp_path / "model", layers=2)
-    script = tmp_path / "shard.py"
-    script.write_text(SHARD)
+def test_two_processes_fill_one_file_with_the_same_states(tmp_path):
+    save_tiny_model(tmp_path, layers=2)
+    (tmp_path / "shard.py").write_text(SHARD)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow" / "scripts"), "OMP_NUM_THREADS": "1"}
-    for processes in (1, 2):
-        out = tmp_path / f"states{processes}" / "states.safetensors"
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}"]
-        command += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-        done = subprocess.run(
-            [*command, script, tmp_path / "model", out, str(tokens)], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert [file.name for file in out.parent.iterdir()] == ["states.safetensors"]
-    one, two = (load_file(tmp_path / f"states{n}" / "states.safetensors") for n in (1, 2))
-    assert one.keys() == two.keys() and one["layers.0"].shape == (20, 2, 32)
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
-        assert bool(two[name].any(-1).all()), "a row nobody wrote"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    done = subprocess.run([*launch, tmp_path / "shard.py", tmp_path], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["many", "one"]
+    tokenizer = load_tokenizer(tmp_path)
+    questions = tokenise(tokenizer, "decoder", [PROMPTS[i % 4] for i in range(20)], [["No", "Yes"]] * 20)
+    names = [str(index) for index in range(20)]
+    extract(load_model(tmp_path, dtype="float32"), "decoder", questions, tmp_path / "alone", names=names)
+    alone = load_file(tmp_path / "alone")
+    assert alone["layers.0"].shape == (20, 2, 32)
+    for name in ("many", "one"):
+        states = load_file(tmp_path / "out" / name)
+        assert states.keys() == alone.keys()
+        for key in alone:
+            torch.testing.assert_close(states[key], alone[key], rtol=1e-4, atol=1e-5)
 
 
 MEMORY = """
@@ -259,7 +259,7 @@ from elkflow.packing import Question
 model = load_model(sys.argv[1], dtype="float32")
 torch.manual_seed(0)
 peaks = []
-for count in (64, 64, 4096):
+for count in (64, 64, 2048):
     prompts = torch.randint(8, 20, (count, 12)).tolist()
     questions = [Question(row, prompt, [[9], [8]]) for row, prompt in enumerate(prompts)]
     out = Path(sys.argv[2])
@@ -275,5 +275,5 @@ def test_memory_does_not_grow_with_the_number_of_examples(tmp_path):
     command = [sys.executable, "-c", MEMORY, tmp_path / "model", tmp_path / "states.safetensors"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     few, many, written = map(int, done.stdout.split())
-    assert written >= 70, "the file itself must be large for this test to say anything"
-    assert many - few < written // 3, f"{many - few} MB more memory for {written} MB of states"
+    assert written >= 30, "the file itself must be large for this test to say anything"
+    assert many - few < written // 2, f"{many - few} MB more memory for {written} MB of states"

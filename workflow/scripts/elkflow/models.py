@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -116,7 +117,7 @@ def load_model(
     Decoders and encoder-decoders come with their output layer, encoders without.
 
     Raises:
-        UserError: the folder holds no readable checkpoint.
+        UserError: the folder holds no readable checkpoint, or one that lacks weights of the architecture.
     """
     family = kind or _kind(folder)
     device = default_device()
@@ -131,15 +132,19 @@ def load_model(
     if device_map or quantization:
         options["device_map"] = device_map or {"": device}
     try:
-        model = AUTO_CLASSES[family].from_pretrained(
+        model, report = AUTO_CLASSES[family].from_pretrained(
             str(folder),
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             use_safetensors=None if trust_remote_code else True,
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: no readable checkpoint ({_first_line(error)})") from None
+    # What is missing would be drawn at random. Encoders may lack the pooler, which nothing here reads.
+    if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name):
+        raise UserError(f"{folder}: the checkpoint lacks {len(missing)} of the model's weights, first {missing[0]}")
     return (model if "device_map" in options else model.to(device)).eval()
 
 
