@@ -8,6 +8,7 @@ and may be deleted: there they are found again by the weights' hash and the toke
 costs that task only.
 """
 
+import json
 from os.path import relpath
 
 SUITES = list(CONFIG.evaluation.suites)
@@ -17,6 +18,7 @@ RESULTS = " ".join(f"{{output.results_{number}:q}}" for number in range(len(SUIT
 EVALUATE = (
     LAUNCH + " {input.script:q} --settings {params.settings:q} --model-settings {params.model:q}"
     " --model {input.model:q} --adapter {input.adapter:q} --lineage {input.lineage:q} --prompts {input.prompts:q}"
+    " --questions {input.questions:q}"
     f" --results {RESULTS}"
     ' --answers "$(dirname {output.results_0:q})/../../../../answers" >{log:q} 2>&1'
 )
@@ -51,7 +53,30 @@ def of_run(*patterns):
     return paths
 
 
+QUESTIONS = ["<results>/evaluations/questions"] if CONFIG.evaluation.fetched() else []
 MERGED = CONFIG.evaluation.tuned == "merged"
+
+
+rule fetch_questions:
+    """Download the questions of the hub's tasks, once, for machines that compute without a network."""
+    input:
+        tasks=TASK_FILES,
+        script=script_path("fetch_questions"),
+        code=imports("fetch_questions"),
+    output:
+        folder=directory("<results>/evaluations/questions"),
+        manifest="<results>/evaluations/questions.json",
+    params:
+        tasks=CONFIG.evaluation.fetched(),
+        revisions=json.dumps(CONFIG.evaluation.revisions, sort_keys=True),
+    log:
+        "<logs>/evaluations/questions.log",
+    conda:
+        "../../envs/evaluate.yaml"
+    localrule: True
+    shell:
+        "python {input.script:q} --tasks {params.tasks:q} --revisions {params.revisions:q} --folder {output.folder:q}"
+        " --manifest {output.manifest:q} >{log:q} 2>&1"
 
 
 rule evaluate_base:
@@ -65,6 +90,8 @@ rule evaluate_base:
         ],
         prompts=collect("<results>/prompts/{{model}}/{{dataset}}/{wording}/val.parquet", wording=WORDINGS),
         tasks=TASK_FILES,
+        questions=ancient(QUESTIONS),
+        questions_manifest=[f"{folder}.json" for folder in QUESTIONS],
         script=script_path("evaluate_model"),
         code=imports("evaluate_model"),
     output:
@@ -77,7 +104,7 @@ rule evaluate_base:
     # no benchmark: rules that have one cannot be taken from a cache between workflows
     conda:
         "../../envs/evaluate.yaml"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=0,
         processes=1,
@@ -102,6 +129,8 @@ rule evaluate_tuned:
         ),
         prompts=of_run("<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"),
         tasks=TASK_FILES,
+        questions=ancient(QUESTIONS),
+        questions_manifest=[f"{folder}.json" for folder in QUESTIONS],
         script=script_path("evaluate_model"),
         code=imports("evaluate_model"),
     output:
@@ -115,7 +144,7 @@ rule evaluate_tuned:
         "<benchmarks>/evaluations/tuned/{run}/seed{seed}.tsv"
     conda:
         "../../envs/evaluate.yaml"
-    threads: workflow.cores
+    threads: CORES
     resources:
         gpu=0,
         processes=1,

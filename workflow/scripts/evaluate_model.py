@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from elkflow.cli import parse, run, timed
-from elkflow.evaluation import evaluate_suite, load_subject
+from elkflow.evaluation import average, evaluate_suite, load_subject
 from elkflow.files import write_json, write_table
 from elkflow.lineage import check_files, write_manifest
 from elkflow.settings.evaluation import EvaluationSettings
@@ -22,6 +22,7 @@ class Arguments:
     prompts: list[Path]  # …/{wording}/val.parquet
     results: list[Path]  # …/{suite}/results.json; samples and manifest are written beside it
     answers: Path  # folder of scores known already
+    questions: list[Path] = field(default_factory=list)  # at most one folder, of the hub tasks' questions
     adapter: list[Path] = field(default_factory=list)  # at most one, on top of the model
 
 
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     prompts = {file.parent.name: file for file in arguments.prompts}
     adapter = next(iter(arguments.adapter), None)
-    check_files(arguments.model, *arguments.adapter, *arguments.prompts)
+    questions = next(iter(arguments.questions), None)
+    check_files(arguments.model, *arguments.adapter, *arguments.prompts, *arguments.questions)
     with timed("loading the model"):
         model = load_subject(
             arguments.model,
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         name, folder = file.parent.name, file.parent
         suite = arguments.settings.suites[name]
         with timed(f"suite {name}"):
-            outcome = evaluate_suite(model, suite, prompts)
+            outcome = evaluate_suite(model, suite, prompts, questions)
         if outcome is None:
             continue  # the first process writes
         results, samples = outcome
@@ -53,8 +55,10 @@ def main(argv: list[str] | None = None) -> None:
             folder / "manifest.json",
             outputs={"results": folder / "results.json", "samples": folder / "samples.parquet"},
             inputs=dict(zip(("model", "adapter")[: 1 + len(arguments.adapter)], arguments.lineage, strict=False))
-            | {f"prompts {wording}": prompts[wording] for wording in suite.wordings},
+            | {f"prompts {wording}": prompts[wording] for wording in suite.wordings}
+            | ({"questions": questions.with_suffix(".json")} if questions and suite.fetched() else {}),
             settings=suite,
+            average=average(results),
             device=model.device.type,
             dtype=str(model.model.dtype).removeprefix("torch."),
         )

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lm_eval.evaluator import evaluate as run_harness
-from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel
 
 from elkflow.answers import Answers
@@ -21,11 +19,9 @@ from elkflow.harness import HarnessModel
 from elkflow.models import load_model, load_tokenizer
 from elkflow.settings.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.settings.model import ModelSettings
+from elkflow.tasks import load_task, load_wording
 
-TASKS = Path(__file__).parents[2] / "tasks"
 LOWER_IS_BETTER = {"bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "brier_score"}
-SEED = 1234
-"""Of the harness's choice of worked examples: its own default, so that figures compare with published ones."""
 logger = logging.getLogger(__name__)
 
 
@@ -67,12 +63,13 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> torch.nn.Module:
 
 
 def evaluate_suite(
-    model: HarnessModel, suite: SuiteSettings, prompts: Mapping[str, Path]
+    model: HarnessModel, suite: SuiteSettings, prompts: Mapping[str, Path], questions: Path | None = None
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame] | None:
     """Put every task of a suite to the model.
 
     Args:
         prompts: wording to prompts file (columns id, prompt, answers, label).
+        questions: folder of the harness tasks' questions, as `elkflow.tasks.fetch` leaves it.
 
     Returns:
         Results, task to {metric, n, value, stderr, higher_is_better}, and samples (see `sample_table`), in this order.
@@ -80,7 +77,10 @@ def evaluate_suite(
     """
     results, tables = {}, []
     default = model.batch_size_per_gpu
-    for name, loaded, task in _tasks(suite, prompts):
+    tasks: list[tuple[str, TaskSettings | None]] = [(wording, None) for wording in suite.wordings]
+    tasks += [(task.task, task) for task in suite.tasks]
+    for name, task in tasks:
+        loaded = load_task(task, questions) if task else load_wording(name, prompts[name])
         model.exact_prompts = task is None
         model.batch_size_per_gpu = (task and task.batch_size) or default
         raw = run_harness(
@@ -99,33 +99,6 @@ def evaluate_suite(
         logger.info("%s: %s %.4f ± %.4f on %d", name, metric, *(results[name][k] for k in ("value", "stderr", "n")))
         tables.append(table)
     return (results, pd.concat(tables, ignore_index=True)) if model.rank == 0 else None
-
-
-def _tasks(
-    suite: SuiteSettings, prompts: Mapping[str, Path]
-) -> Iterable[tuple[str, Mapping[str, Any], TaskSettings | None]]:
-    """Name, loaded harness tasks and settings (None for a wording) of each task of a suite."""
-    ours = TaskManager(include_path=str(TASKS), include_defaults=False)
-    for wording in suite.wordings:
-        config = load_yaml(TASKS / "yes_no.yaml")
-        config |= {"task": wording, "metadata": {"version": 1.0, "prompts": str(prompts[wording])}}
-        yield wording, ours.load([config]), None
-    every = None
-    for task in suite.tasks:
-        if task.task not in ours.all_tasks and every is None:
-            every = TaskManager(include_path=str(TASKS))  # reads thousands of files: only where it is needed
-        manager = ours if task.task in ours.all_tasks else every
-        assert manager is not None
-        if task.task not in manager.all_tasks:
-            raise UserError(f"evaluation.suites: lm-evaluation-harness has no task {task.task!r}")
-        loaded = manager.load([task.task])
-        for leaf in loaded["tasks"].values():
-            if task.num_fewshot is not None:
-                leaf.set_config(key="num_fewshot", value=task.num_fewshot)
-            elif leaf.get_config("num_fewshot") is None:
-                leaf.set_config(key="num_fewshot", value=0)
-            leaf.set_fewshot_seed(seed=SEED)
-        yield task.task, loaded, task
 
 
 def sample_table(task: str, metric: str, samples: Mapping[str, list[Mapping[str, Any]]]) -> pd.DataFrame:
@@ -207,3 +180,15 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     share = weights / weights.sum()
     error = math.sqrt(len(values) / (len(values) - 1) * float(np.sum((share * (values - mean)) ** 2)))
     return mean, error
+
+
+def average(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
+    """Plain mean over a suite's tasks, with its standard error, where all count correct answers; else None.
+
+    Leaderboards rank by it (ARC, HellaSwag, MMLU, TruthfulQA).
+    """
+    if len(results) < 2 or any(result["metric"] not in ("acc", "acc_norm") for result in results.values()):
+        return None
+    errors = [result["stderr"] for result in results.values()]
+    value = float(np.mean([result["value"] for result in results.values()]))
+    return {"value": value, "stderr": math.sqrt(sum(error**2 for error in errors)) / len(errors)}

@@ -6,6 +6,9 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from elkflow.settings.base import Settings
 
+OWN_QUESTIONS = {"elkflow_cloze", "elkflow_prose"}
+"""Tasks whose questions lie beside their task files; all others take theirs from the hub."""
+
 
 class TaskSettings(Settings):
     """One task (or group of tasks) of lm-evaluation-harness: one of its own, or a file of `workflow/tasks/`."""
@@ -50,6 +53,10 @@ class SuiteSettings(Settings):
             raise ValueError(f"{both[0]!r} is both a wording and a task")
         return self
 
+    def fetched(self) -> list[str]:
+        """Tasks whose questions have to be downloaded."""
+        return sorted(task.task for task in self.tasks if task.task not in OWN_QUESTIONS)
+
 
 class EvaluationSettings(Settings):
     """Suites that every base model and every run is measured on."""
@@ -62,6 +69,8 @@ class EvaluationSettings(Settings):
     """Overrides the compute dtype of the model's section."""
     quantization: Literal["8bit", "4bit", "none"] | None = None
     """Overrides the quantization of the model's section."""
+    revisions: dict[str, str] = Field(default_factory=dict)
+    """Hub datasets of tasks to the commits to take, e.g. `cais/mmlu: <40 hex digits>`; others: the newest, noted."""
     tuned: Literal["merged", "adapter"] = "merged"
     """What stands for the tuned model: the merged checkpoint, or the base model with the adapter on top."""
     without_rl: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
@@ -77,6 +86,10 @@ class EvaluationSettings(Settings):
         """The first suite that asks a wording; None if none does."""
         return next((name for name, suite in self.suites.items() if wording in suite.wordings), None)
 
+    def fetched(self) -> list[str]:
+        """Tasks of all suites whose questions have to be downloaded."""
+        return sorted({task for suite in self.suites.values() for task in suite.fetched()})
+
     def questions(self) -> str:
         """As JSON, the part that decides what a model answers: what its evaluation depends on."""
-        return self.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe"})
+        return self.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "revisions"})
