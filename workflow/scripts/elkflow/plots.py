@@ -98,7 +98,7 @@ def training(steps: pd.DataFrame) -> Chart:
         steps: columns run, seed, step, reward, gold_accuracy.
     """
     names = {"reward": "probe's reward (what is trained on)", "gold_accuracy": "gold accuracy (never seen)"}
-    table = steps.melt(["run", "seed", "step"], list(names), "series", "value").dropna()
+    table = steps[["run", "seed", "step", *names]].melt(["run", "seed", "step"], None, "series", "value").dropna()
     table["series"] = table["series"].map(names)
     table["panel"] = table["run"] + ", seed " + table["seed"].astype(str)
     panels = table["panel"].nunique()
@@ -159,7 +159,7 @@ def health(steps: pd.DataFrame) -> Chart:
         steps: columns run, seed, step, and those of `HEALTH`.
     """
     signs = [name for name in HEALTH if name in steps]
-    table = steps.melt(["run", "seed", "step"], signs, "sign", "value").dropna()
+    table = steps[["run", "seed", "step", *signs]].melt(["run", "seed", "step"], None, "sign", "value").dropna()
     table["training"] = table["run"] + ", seed " + table["seed"].astype(str)
     several = table["training"].nunique() > 1
     panels = []
@@ -212,7 +212,8 @@ def outcomes(rows: pd.DataFrame, axis: str) -> Chart:
         rows: columns run, seed, value (of the swept number), outcome, agrees_truth, agrees_probe.
     """
     names = {"agrees_truth": "agrees with the truth", "agrees_probe": "agrees with the probe"}
-    table = rows.melt(["run", "seed", "value", "outcome"], list(names), "judge", "share")
+    keys = ["run", "seed", "value", "outcome"]
+    table = rows[[*keys, *names]].melt(keys, None, "judge", "share")
     table["judge"] = table["judge"].map(names)
     positive = rows["value"].min() > 0 and rows["value"].max() / rows["value"].min() > 20
     x = alt.X(
