@@ -17,6 +17,7 @@ from .harness import Workspace
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 WANTED = int(os.environ.get("ELKFLOW_FAULTS", "0"))
+pytestmark = pytest.mark.skipif(not WANTED, reason="whole workflows take minutes: `make faults` runs them")
 
 POINTS = [  # script, call, how manieth, whether it still happens, signal
     ("fetch_model", "replace", 1, False, KILL),  # downloaded, not yet in place
@@ -177,7 +178,6 @@ def test_twenty_and_more_faults_on_the_way(undisturbed, fresh, tally):
     tally.update({f"whole workflow: {kind}": count for kind, count in work.tally.items()})
 
 
-@pytest.mark.skipif(not WANTED, reason="`make faults` sets ELKFLOW_FAULTS")
 def test_random_chains(undisturbed, fresh, tally):
     """Kills, full disks, wrong times at random moments; a finished chain is compared and another one begun."""
     done, seed = 0, 0
