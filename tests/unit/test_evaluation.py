@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from tiny import save_tiny_model
 
-from elkflow import answers, evaluation, harness
+from elkflow import answers, evaluation, harness, tasks
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, write_table
 from elkflow.lineage import check, write_manifest
@@ -224,9 +224,7 @@ def test_control_tasks_need_no_network_and_have_one_right_answer_each(checkpoint
 
 
 def test_cloze_items_are_distinct_and_say_nothing_of_what_is_trained():
-    documents = evaluation.TaskManager(include_path=str(evaluation.TASKS), include_defaults=False).load(
-        ["elkflow_cloze"]
-    )
+    documents = tasks.ours().load(["elkflow_cloze"])
     items = list(documents["tasks"]["elkflow_cloze"].task_docs)
     assert len({(item["stem"], tuple(item["choices"])) for item in items}) == len(items)
     for item in items:
@@ -402,7 +400,7 @@ def test_eight_bits_answer_nearly_as_thirty_two(checkpoint):
 
 
 def test_task_files_are_where_the_workflow_looks_for_them():
-    assert {file.name for file in Path(evaluation.TASKS).glob("*.yaml")} >= {"yes_no.yaml", "cloze.yaml", "prose.yaml"}
+    assert {file.name for file in Path(tasks.TASKS).glob("*.yaml")} >= {"yes_no.yaml", "cloze.yaml", "prose.yaml"}
     assert json.loads(EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}).questions()).keys() == {
         *("suites", "batch_size", "dtype", "quantization"),
     }
