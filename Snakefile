@@ -28,3 +28,7 @@ rule all:
     default_target: True
     input:
         "<results>/summary/verdict.json",
+
+
+onsuccess:
+    show_verdict()

@@ -1,5 +1,6 @@
 """What every stage shares: the checked config, and helpers that take rules' values from it."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,3 +72,10 @@ def filled(section, *patterns):
         return found[0] if len(found) == 1 else found
 
     return paths
+
+
+def show_verdict():
+    """Print the verdict's short table, if there is a verdict yet."""
+    verdict = Path(workflow.pathvars.apply("<results>/summary/verdict.json"))
+    if verdict.is_file():
+        subprocess.run([sys.executable, script_path("show_verdict"), "--verdict", verdict], check=False)

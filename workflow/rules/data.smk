@@ -90,9 +90,9 @@ def receipts(wildcards):
 
 
 rule push_datasets:
+    """Send every dataset that has a `push_to` to the hub."""
     input:
         receipts,
-    """Send every dataset that has a `push_to` to the hub."""
     localrule: True
 
 
