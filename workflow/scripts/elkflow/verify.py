@@ -10,6 +10,7 @@ import pandas as pd
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, sha256
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 NOT_KEPT = ("hiddens", "hiddens_tuned")
 """Folders whose files are deleted once they are used; their manifests stay and still link both sides."""
 
@@ -67,6 +68,8 @@ class Walk:
         """Note whether a file is what the manifest says; files that are not kept may be missing."""
         path = _resolved(manifest.parent / entry["path"])
         name = os.path.relpath(path, self.results)
+        if not path.exists() and "workflow" in path.parts:  # results were moved away from the checkout they came from
+            path = CHECKOUT.joinpath(*path.parts[path.parts.index("workflow") :])
         if not path.exists():
             if name.split(os.sep)[0] not in NOT_KEPT or path.suffix == ".json":
                 self.broken.append(f"{link} {name}, which is missing")
