@@ -50,24 +50,29 @@ def logistic_one_by_one(positive: Tensor, negative: Tensor, labels: Tensor, fold
     weights, biases = [], []
     for layer in range(len(positive)):
         x = positive[layer : layer + 1] - negative[layer : layer + 1]
+        axes = probes.principal_axes(x)
         losses, fits = [], []
         for penalty in L2:
             held_out = 0.0
             for fold in range(int(folds.max()) + 1):
                 inside = folds != fold
-                weight, bias, _ = one_logistic(x[:, inside], labels[inside], penalty)
+                weight, bias, _ = one_logistic(x, labels, penalty, inside, axes)
                 z = x[0, ~inside] @ weight + bias
                 held_out += float((torch.nn.functional.softplus(z) - labels[~inside] * z).sum())
             losses.append(held_out)
-            fits.append(one_logistic(x, labels, penalty))
+            fits.append(one_logistic(x, labels, penalty, torch.ones_like(folds, dtype=torch.bool), axes))
         weight, bias, _ = fits[int(np.argmin(losses))]
         weights.append(weight)
         biases.append(bias)
     return probes.Direction(torch.stack(weights), torch.stack(biases), {})
 
 
-def one_logistic(x: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, Tensor, Tensor]:
-    weight, bias, value = probes.logistic(x, labels, torch.tensor([penalty]), torch.ones(1, x.shape[1]))
+def one_logistic(
+    x: Tensor, labels: Tensor, penalty: float, inside: Tensor, axes: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One penalty on the rows `inside`; the layer's axes are found once for all its problems, as in the batch."""
+    problem = x[:, inside], labels[inside], torch.tensor([penalty]), torch.ones(1, int(inside.sum()))
+    weight, bias, value = probes.logistic(*problem, axes=axes)
     return weight[0, 0], bias[0, 0], value[0, 0]
 
 

