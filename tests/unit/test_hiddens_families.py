@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from elkflow.hiddens import Reader, extract, tokenise
-from elkflow.models import encode_answer, encode_prompt, kind, load_model, special_tokens
+from elkflow.models import encode_answer, encode_prompt, kind, load_model, load_tokenizer, special_tokens
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ["what is the capital of italy", "is paris", "is paris in france question answer", "who"]

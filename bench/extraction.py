@@ -1,0 +1,133 @@
+"""Contrast pairs a second: this workflow's extraction against one text at a time, and against the matmul limit.
+
+    python bench/extraction.py [--checkpoint …] [--prompts ….parquet] [--output results/bench/extraction.json]
+
+All ways run in turns on the same model, rows, machine and threads; what counts is the median of each round's ratio.
+`one by one` is elk's way: every text is a forward pass of its own, in fp32, with the logits of every position. Ours is
+timed on every n-th batch of the plan for all rows of the file. The limit is torch.matmul over the weights of the blocks
+at the shapes and dtype used, for the tokens computed: `matmul_share` is the part of our time that it would take.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from elkflow.files import read_table, write_json
+from elkflow.hiddens import BATCH_TOKENS, Reader, choose_layout, tokenise
+from elkflow.models import compute_dtype, load_model, load_tokenizer
+from elkflow.packing import Line, Question, batches
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def one_by_one(model: PreTrainedModel, questions: Sequence[Question]) -> None:
+    """Every prompt and answer by itself, all logits, states of the last token."""
+    for question in questions:
+        for answer in question.answers:
+            outputs = model(torch.tensor([[*question.prompt, *answer]]), output_hidden_states=True)
+            torch.stack([layer[0, -1] for layer in outputs.hidden_states])
+
+
+@torch.inference_mode()
+def matmul_only(model: PreTrainedModel, batch: Sequence[Line]) -> None:
+    """The matrix products of the blocks for the tokens of a batch, and nothing else."""
+    tokens = sum(len(line.ids) for line in batch)
+    inputs: dict[int, torch.Tensor] = {}
+    for name, weight in model.base_model.named_parameters():
+        if weight.dim() == 2 and "embed" not in name:
+            given = inputs.setdefault(weight.shape[1], torch.randn(tokens, weight.shape[1], dtype=weight.dtype))
+            torch.matmul(given, weight.t())
+
+
+def plan(reader: Reader, questions: Sequence[Question], sample: int) -> tuple[list[list[Line]], float]:
+    """Evenly spaced batches of the whole plan, and how many tokens it computes for one pair."""
+    tokens = BATCH_TOKENS["cpu"]
+    lines = reader.lines(questions, 512)
+    work = list(batches(lines, tokens))
+    step = max(1, len(work) // sample)
+    return work[step // 2 :: step][:sample], sum(len(line.ids) for line in lines) / len(questions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=Path("results/models/smollm2/checkpoint"))
+    prompts = Path("results/prompts/smollm2/countries/training/train.parquet")
+    parser.add_argument("--prompts", type=Path, default=prompts)
+    parser.add_argument("--output", type=Path, default=Path("results/bench/extraction.json"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=8, help="pairs a round for the one-by-one way")
+    parser.add_argument("--batches", type=int, default=2, help="batches a round for ours")
+    given = parser.parse_args()
+
+    table = read_table(given.prompts, ["prompt", "answers"])
+    tokenizer = load_tokenizer(given.checkpoint)
+    questions = tokenise(tokenizer, "decoder", table["prompt"].to_pylist(), table["answers"].to_pylist())
+    best = str(compute_dtype()).removeprefix("torch.")
+    dtypes = list(dict.fromkeys(["float32", best]))
+    models = {dtype: load_model(given.checkpoint, dtype=dtype, kind="decoder") for dtype in dtypes}
+    readers = {dtype: choose_layout(Reader(model, "decoder"), questions) for dtype, model in models.items()}
+    plans = {dtype: plan(reader, questions, given.batches) for dtype, reader in readers.items()}
+    step = max(1, len(questions) // (given.pairs * given.rounds))
+    chosen = questions[::step]
+
+    rates: dict[str, list[float]] = {name: [] for name in ("one_by_one", *dtypes)}
+    shares: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
+    for number in range(given.rounds + 1):  # the first warms up
+        alone = chosen[number % given.rounds :: given.rounds][: given.pairs]
+        took = seconds(lambda alone=alone: one_by_one(models["float32"], alone))
+        if number:
+            rates["one_by_one"].append(len(alone) / took)
+        for dtype in dtypes:
+            work, _ = plans[dtype]
+            pairs = sum(len(line.slots) for batch in work for line in batch) / 2
+            took = seconds(lambda dtype=dtype, work=work: [readers[dtype].read(batch) for batch in work])
+            limit = seconds(lambda dtype=dtype, work=work: [matmul_only(models[dtype], batch) for batch in work])
+            if number:
+                rates[dtype].append(pairs / took)
+                shares[dtype].append(limit / took)
+
+    ratios = {
+        dtype: statistics.median(ours / theirs for ours, theirs in zip(rates[dtype], rates["one_by_one"], strict=True))
+        for dtype in dtypes
+    }
+    report = {
+        "pairs_per_second": {name: statistics.median(values) for name, values in rates.items()},
+        "ratio_fp32": ratios["float32"],
+        "ratio_best": ratios[best],
+        "best_dtype": best,
+        "matmul_share": {dtype: statistics.median(values) for dtype, values in shares.items()},
+        "layout": {dtype: "shared" if reader.shared else "plain" for dtype, reader in readers.items()},
+        "pairs_in_file": len(questions),
+        "tokens_a_pair": {
+            "one_by_one": statistics.mean(sum(len(q.prompt) + len(a) for a in q.answers) for q in questions),
+            "ours": plans[best][1],
+        },
+        "rounds": given.rounds,
+        "model": given.checkpoint.as_posix(),
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "machine": platform.processor() or platform.machine(),
+    }
+    write_json(given.output, report)
+    print(f"{'way':24}{'pairs/s':>10}{'ratio':>8}{'of matmul limit':>18}")
+    print(f"{'one by one, fp32':24}{report['pairs_per_second']['one_by_one']:>10.1f}{1:>8.1f}")
+    for dtype in dtypes:
+        rate, share = report["pairs_per_second"][dtype], report["matmul_share"][dtype]
+        print(f"{'this workflow, ' + dtype:24}{rate:>10.1f}{ratios[dtype]:>8.1f}{share:>17.0%}")
+
+
+if __name__ == "__main__":
+    main()
