@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from split_dataset import main
 
-from elkflow.data import preflight, source_files, split_dataset, template_files
+from elkflow.data import preflight, source_files, split_dataset, template_files, verify
 from elkflow.errors import UserError, explain
 from elkflow.files import sha256
 from elkflow.lineage import check
@@ -170,6 +170,32 @@ def test_the_script_writes_a_manifest_that_checks(tmp_path, source):
     (tmp_path / "out" / "val.parquet").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"val\.parquet: damaged or changed"):
         check(tmp_path / "out" / "manifest.json")
+
+
+def test_verify_counts_again(tmp_path, source):
+    given = section(path=str(source), group="idx").questions().model_dump_json()
+    main(["--settings", given, "--folder", str(tmp_path / "out"), "--sources", str(source)])
+    manifest = tmp_path / "out" / "manifest.json"
+    assert verify(manifest)["facts"]["splits"]["train"]["rows"] == 20
+
+    def tamper(change, message):
+        """Change a split file and its hash in the manifest: only counting again can tell."""
+        path = tmp_path / "out" / "val.parquet"
+        before, content = path.read_bytes(), json.loads(manifest.read_text())
+        pq.write_table(change(pq.read_table(path)), path)
+        edited = content | {"outputs": content["outputs"] | {"val": {"path": "val.parquet", "sha256": sha256(path)}}}
+        manifest.write_text(json.dumps(edited))
+        with pytest.raises(UserError, match=message):
+            verify(manifest)
+        path.write_bytes(before)
+        manifest.write_text(json.dumps(content))
+
+    other = pq.read_table(tmp_path / "out" / "train.parquet")
+    tamper(lambda table: table.slice(1), "rows are 9, not 10")
+    tamper(lambda table: table.set_column(5, "label", pa.array([0] * 10)), "labels are")
+    tamper(lambda table: table.set_column(0, "id", other["id"].slice(0, 10)), "is in train too")
+    tamper(lambda table: table.set_column(1, "group", other["group"].slice(0, 10)), "is in train too")
+    tamper(lambda table: table.set_column(0, "id", pa.array(["x"] * 10)), "an id appears twice")
 
 
 def test_files_behind_a_dataset(source):
@@ -345,7 +371,7 @@ def test_preflight_passes_what_works(source):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"facts": None}, "give exactly one of facts, hub, path, mixture (found none)"),
+        ({"facts": None}, "give exactly one of facts, hub, path (found none)"),
         ({"facts": {}, "path": "a.csv"}, "(found facts and path)"),
         ({"facts": {}, "split": None}, "split is missing"),
         ({"facts": {}, "split": SPLIT | {"tarin": 5}}, "split.tarin: there is no such key"),

@@ -37,7 +37,7 @@ def parquet(words, count):
         "label": [n % 2 for n in range(count)],
     }
     sink = io.BytesIO()
-    pq.write_table(pa.table(rows), sink)
+    pq.write_table(pa.table(rows), sink, compression=None, use_dictionary=False)
     return sink.getvalue()
 
 
@@ -103,17 +103,19 @@ def test_a_pinned_revision_is_downloaded_once_and_then_found_without_a_network(h
         assert sha256(tmp_path / "out" / f"{name}.parquet") == sha256(tmp_path / "again" / f"{name}.parquet")
 
     message = refused(split(hub, tmp_path, section(NEW), "other", HF_HUB_OFFLINE="1"))
-    assert f"the cache holds only {OLD}; run `make prefetch`" in message
+    assert f"the cache holds only {OLD}; run `snakemake prefetch`" in message
     assert not (tmp_path / "other").exists()
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub, tmp_path):
-    name = "qnli/train-00000-of-00001.parquet"
-    hub.cut[name] = 2000
-    done = split(hub, tmp_path, section(OLD))
+    name, chunk = "qnli/train-00000-of-00001.parquet", 10 * 2**20  # the client keeps whole chunks of ten megabytes
+    hub.add("me/rows", files("new") | {name: parquet("long" + "g" * 60_000, 100)}, "e" * 40)
+    assert len(hub.repos["me/rows"]["e" * 40][name]) > chunk
+    hub.cut[name] = chunk + 1000
+    done = split(hub, tmp_path, section("e" * 40))
     assert done.returncode == 0, done.stderr
     ranges = [asked for path, asked in hub.downloads() if path.endswith(name)]
-    assert ranges == [None, "bytes=2000-"]
+    assert ranges == [None, f"bytes={chunk}-"]
 
 
 @pytest.mark.parametrize(

@@ -77,18 +77,8 @@ class Config(Settings):
         return self
 
     def wordings(self, dataset: str) -> list[str]:
-        """Wordings of a dataset; a mixture has those that all its members have."""
-        members = self.datasets[dataset].mixture
-        if members is None:
-            return list(self.datasets[dataset].wordings)
-        if not members:
-            raise ValueError(f"datasets.{dataset}.mixture: names no datasets")
-        for member in members:
-            _known(f"datasets.{dataset}.mixture", member, self.datasets)
-            if self.datasets[member].mixture is not None:
-                raise ValueError(f"datasets.{dataset}.mixture: {member!r} is a mixture itself")
-        shared = [set(self.datasets[member].wordings) for member in members]
-        return [name for name in self.datasets[members[0]].wordings if all(name in names for names in shared)]
+        """Wordings of a dataset."""
+        return list(self.datasets[dataset].wordings)
 
     def names(self, kind: str) -> list[str]:
         """Names as regular expressions, for wildcard constraints."""

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from elkflow.errors import UserError
 from elkflow.facts import SCHEMA, TABLE, load_facts, rows_per_country
-from elkflow.files import atomic
+from elkflow.files import atomic, read_table
+from elkflow.lineage import check
 from elkflow.settings.data import SPLITS, DatasetSettings, QuestionSettings
 from elkflow.splits import Keys, connected, deal, mix
 
@@ -56,6 +57,40 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
         logger.info("%s: %s", name, facts["splits"][name])
     logger.info("left out: %s", dealt.removed)
     return facts
+
+
+def verify(manifest: Path) -> dict[str, Any]:
+    """Recompute what a split's manifest says of its files: hashes, rows, labels, and that no id or group is in two.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: what does not agree; the message names the file.
+    """
+    content = check(manifest)
+    seen: dict[str, dict[str, str]] = {"id": {}, "group": {}}
+    for name in SPLITS:
+        path = manifest.parent / content["outputs"][name]["path"]
+        table = read_table(path, ["id", "group", "label"])
+        labels = np.bincount(table["label"].to_numpy(), minlength=len(content["settings"]["labels"]))
+        stated = content["facts"]["splits"][name]
+        found = {
+            "rows": table.num_rows,
+            "groups": pc.count_distinct(table["group"]).as_py(),
+            "labels": dict(zip(content["settings"]["labels"], map(int, labels), strict=True)),
+        }
+        if different := [key for key in found if found[key] != stated[key]]:
+            raise UserError(
+                f"{path}: {different[0]} are {found[different[0]]}, not {stated[different[0]]} as in {manifest}"
+            )
+        for column, before in seen.items():
+            for value in table[column].unique().to_pylist():
+                if before.setdefault(value, name) != name:
+                    raise UserError(f"{path}: {column} {value!r} is in {before[value]} too")
+        if pc.count_distinct(table["id"]).as_py() != table.num_rows:
+            raise UserError(f"{path}: an id appears twice")
+    return content
 
 
 def preflight(settings: DatasetSettings) -> None:
@@ -229,9 +264,9 @@ def _keys(settings: QuestionSettings, rows: "Dataset", fields: dict[str, str], w
         found["label"].append(label)
         found["content"].append(_hash([batch[name] for name in fields.values()]) ^ mix(label, 0))
         found["text"].append(_hash([_normalised(batch[name]) for name in texts or fields.values()]))
-        for key, name in (("id", settings.id), ("pair", settings.pair), *((name, name) for name in groups)):
-            if name:
-                found[key].append(_hash([batch[name]]))
+        for key, column in (("id", settings.id), ("pair", settings.pair), *((name, name) for name in groups)):
+            if column:
+                found[key].append(_hash([batch[column]]))
         start += len(batch)
     whole = {name: np.concatenate(parts) for name, parts in found.items() if parts}
     if settings.id:

@@ -103,7 +103,7 @@ def _from_hub(source: HubSource, split: str) -> "Dataset":
     if COMMIT.fullmatch(source.revision) and (cached := commit(rows)) != source.revision:
         # Without a network `datasets` takes whatever revision it has, and says so only in a log line.
         raise UserError(
-            f"hub dataset {shown}: the cache holds only {cached}; run `make prefetch` where there is a network"
+            f"hub dataset {shown}: the cache holds only {cached}; run `snakemake prefetch` where there is a network"
         )
     return _not_empty(rows, f"hub dataset {shown}, split {split!r}")
 

@@ -31,8 +31,12 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that takes promptsource's two tags for plain mappings."""
 
 
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
 for _tag in ("!Template", "!TemplateMetadata"):
-    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+    _Loader.add_constructor(_tag, _mapping)
 
 
 def _most_frequent(items: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from elkflow.settings.base import Settings
 
 CATALOG = Path(__file__).resolve().parents[4] / "config" / "datasets"
 SPLITS = ("train", "ppo", "val")
-SOURCES = ("facts", "hub", "path", "mixture")
+SOURCES = ("facts", "hub", "path")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -77,7 +77,7 @@ class Wording(Settings):
 
 
 class QuestionSettings(Settings):
-    """Which questions, and which of them each stage gets. Exactly one source: `facts`, `hub`, `path` or `mixture`."""
+    """Which questions, and which of them each stage gets. Exactly one source: `facts`, `hub` or `path`."""
 
     facts: FactsSource | None = None
     """Questions about countries that ship with the workflow."""
@@ -85,8 +85,6 @@ class QuestionSettings(Settings):
     """A dataset on the hub."""
     path: str | dict[Literal["train", "val"], str] | None = None
     """A local file (parquet, JSON lines, CSV, Arrow) or `save_to_disk` folder; or one for train and one for val."""
-    mixture: list[Name] | None = None
-    """Names of other datasets of this config, put together row by row; they bring their own splits and wordings."""
     columns: dict[str, str] | None = None
     """Field name in the templates to column of the source; unset: every column under its own name."""
     id: str | None = None
@@ -126,13 +124,9 @@ class QuestionSettings(Settings):
         if len(sources) != 1:
             found = f"found {' and '.join(sources)}" if sources else "found none"
             raise ValueError(f"give exactly one of {', '.join(SOURCES)} ({found})")
-        if self.mixture is not None:
-            if self.split is not None:
-                raise ValueError("a mixture takes its splits from its members; remove `split`")
-        elif self.split is None:
+        if self.split is None:
             raise ValueError("split is missing")
-        else:
-            self._check_split(self.split)
+        self._check_split(self.split)
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("labels must be different")
         return self

@@ -1,0 +1,106 @@
+"""What splitting and rendering a million questions costs: rows a second, peak memory, and the slope of time over size.
+
+    python bench/data.py [--sizes 10000 100000 1000000] [--folder /tmp/elkflow-bench]
+
+Each size runs in a process of its own (so that peak memory is its own): QNLI-shaped rows in a parquet file, grouped by
+sentence, split, then worded for a chat model with a word-level tokenizer. A slope of 1 is time in proportion to rows.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "tests")]
+
+
+def make_source(path: Path, rows: int) -> None:
+    """Write `rows` rows of about 150 characters, three to a sentence, in batches."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(
+        path, pa.schema([("sentence", "string"), ("question", "string"), ("label", "int64")])
+    ) as file:
+        for start in range(0, rows, 50_000):
+            numbers = np.arange(start, min(start + 50_000, rows))
+            table = {
+                "sentence": [f"The {n // 3}th river of the atlas runs for {n // 3 * 7 % 5003} miles." for n in numbers],
+                "question": [f"How long is river {n // 3}, as seen in version {n} of the question?" for n in numbers],
+                "label": numbers % 2,
+            }
+            file.write_table(pa.table(table, schema=file.schema))
+
+
+def run(rows: int, folder: Path) -> dict[str, float]:
+    """Split and render `rows` rows; seconds of either and peak memory in MB."""
+    from tiny import tiny_tokenizer
+
+    from elkflow.data import split_dataset
+    from elkflow.files import write_json
+    from elkflow.prompts import render_prompts
+    from elkflow.settings.data import SPLITS, ChatSettings, DatasetSettings
+
+    source, checkpoint = folder / f"{rows}.parquet", folder / "checkpoint"
+    make_source(source, rows)
+    tokenizer = tiny_tokenizer()
+    write_json(checkpoint / "config.json", {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096})
+    settings = DatasetSettings.model_validate(
+        {
+            "path": str(source),
+            "group": "sentence",
+            "split": {"train": rows // 10, "ppo": rows * 7 // 10, "val": rows // 20},
+            "wordings": {"training": "qnli_training"},
+        }
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.monotonic()
+    split_dataset(settings.questions(), folder / "data")
+    middle = time.monotonic()
+    splits = {name: folder / "data" / f"{name}.parquet" for name in SPLITS}
+    chat = ChatSettings(chat=True, system_prompt="")
+    render_prompts(settings.rendering("training"), chat, checkpoint, tokenizer, splits, folder / "prompts")
+    end = time.monotonic()
+    source.unlink()
+    return {
+        "rows": rows,
+        "split_seconds": middle - start,
+        "render_seconds": end - middle,
+        "rss_before_mb": before / 1024,
+        "rss_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/elkflow-bench"))
+    parser.add_argument("--one", type=int)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.one:
+        print(json.dumps(run(arguments.one, arguments.folder)))
+        return
+    print(f"{'rows':>9} {'split rows/s':>13} {'render rows/s':>14} {'peak MB':>8} {'of which imports':>17}")
+    found = []
+    for size in arguments.sizes:
+        command = [sys.executable, __file__, "--one", str(size), "--folder", str(arguments.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        one = found[-1]
+        speeds = f"{size / one['split_seconds']:13,.0f} {size * 0.85 / one['render_seconds']:14,.0f}"
+        print(f"{size:9,} {speeds} {one['rss_peak_mb']:8,.0f} {one['rss_before_mb']:17,.0f}", flush=True)
+    if len(found) > 1:
+        for stage in ("split_seconds", "render_seconds"):
+            rise = math.log(found[-1][stage] / found[0][stage]) / math.log(found[-1]["rows"] / found[0]["rows"])
+            print(f"log-log slope of {stage.removesuffix('_seconds')}: {rise:.3f}")
+
+
+if __name__ == "__main__":
+    main()
