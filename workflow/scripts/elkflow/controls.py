@@ -149,8 +149,8 @@ def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tu
     controls, tables = [], []
     for name, runs in pieces.items():
         labels_seen = truth if name == "random_directions" else shuffled[:, parts.selection]
-        both = [np.concatenate([run[part] for run in runs], 1) for part in (0, 1)]
-        odds, by_layer = _best_of_layers(*both, labels_seen, settings, parts)
+        on_selection, on_val = (np.concatenate([run[part] for run in runs], 1) for part in (0, 1))
+        odds, by_layer = _best_of_layers(on_selection, on_val, labels_seen, settings, parts)
         controls.append(Control(name, odds, f"{about[name]}; {draws} draws"))
         low, middle, high = np.quantile(by_layer, [0.025, 0.5, 0.975], axis=0)
         layered = {"layer": parts.layers, "part": "val", "auroc": middle, "auroc_low": low, "auroc_high": high}
