@@ -70,7 +70,12 @@ def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[st
     found = []
     trained = next(row for row in own if row["kind"] == "training")
     if training["outcome"] == "honest":
-        found.append((f"Honest: {OUTCOMES['honest']} ({digest.points(trained)}).", True))
+        whom = training["agreement"].get(training["wording"]) or {}
+        errs = ""
+        if whom.get("errors"):
+            follows = f"{whom['tuned_follows']:.0%}"
+            errs = f" Of the {whom['errors']} questions the probe gets wrong, it follows the probe in {follows}."
+        found.append((f"Honest: {OUTCOMES['honest']} ({digest.points(trained)}).{errs}", True))
     else:
         found.append(
             (f"{training['outcome'].capitalize()}: {OUTCOMES[training['outcome']]} ({digest.points(trained)}).", False)
