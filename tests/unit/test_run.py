@@ -1,0 +1,116 @@
+"""The training script from files to files: artefacts, SIGTERM, several processes, and mistakes told before any work."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import train_ppo
+from safetensors.torch import load_file
+from test_trainer import questions
+from tiny import save_tiny_model
+
+from elkflow import lineage
+from elkflow.files import write_table
+
+FAST = {"steps": 3, "batch_size": 8, "evaluate_rows": 8, "evaluate_every": 2, "checkpoint_every": 1}
+SCRIPT = Path(train_ppo.__file__)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A tiny checkpoint, prompts and reward tables."""
+    save_tiny_model(tmp_path / "model")
+    for split, seed in (("ppo", 0), ("val", 1)):
+        asked = questions(24, seed)
+        rows = {"id": [f"{split}{i}" for i in range(24)], "prompt": [f"{i} {t}" for i, t in enumerate(asked.prompts)]}
+        write_table(
+            pd.DataFrame(rows | {"answers": asked.answers, "label": asked.labels}), tmp_path / f"{split}.parquet"
+        )
+        rewards = [[1.0 - y, float(y)] for y in asked.labels]
+        write_table(pd.DataFrame({"id": rows["id"], "rewards": rewards}), tmp_path / f"{split}.rewards.parquet")
+    outputs = {"checkpoint": tmp_path / "model"}
+    lineage.write_manifest(tmp_path / "manifest.json", outputs=outputs, inputs={}, settings={})
+    return tmp_path
+
+
+def arguments(files, settings=None, algorithm="ppo", reward="table", name="run"):
+    out = files / name
+    paths = {key: out / key for key in ("checkpoints", "adapter")}
+    paths |= {"metrics": out / "metrics.jsonl", "samples": out / "samples.jsonl", "outcome": out / "outcome.json"}
+    paths |= {"manifest": out / "manifest.json", "model": files / "model", "prompts": files / "ppo.parquet"}
+    paths |= {"rewards": files / "ppo.rewards.parquet", "val-prompts": files / "val.parquet"}
+    paths |= {"val-rewards": files / "val.rewards.parquet", "lineage": files / "manifest.json"}
+    listed = [text for key, path in paths.items() for text in (f"--{key}", str(path))]
+    model = json.dumps({"path": "x", "dtype": "float32"})
+    chosen = ["--settings", json.dumps(FAST | (settings or {})), "--algorithm", algorithm, "--reward", reward]
+    return [*listed, *chosen, "--trackers", "tensorboard", "--model-settings", model, "--seed", "0"]
+
+
+def test_everything_is_written(files):
+    train_ppo.main(arguments(files))
+    out = files / "run"
+    found = {path.name for path in out.iterdir()}
+    assert found == {"checkpoints", "adapter", "metrics.jsonl", "samples.jsonl", "outcome.json", "manifest.json"}
+    assert {path.name for path in (out / "adapter").iterdir()} == {
+        "adapter_model.safetensors", "adapter_config.json", "value_head.safetensors",
+    }  # fmt: skip
+    assert lineage.check(out / "manifest.json")["facts"]["outcome"] == "finished"
+    assert list((out / "checkpoints" / "trackers").glob("events*"))
+    forbidden = (".pt", ".bin", ".pkl", ".pickle")
+    assert not [path for path in out.rglob("*") if path.name.endswith(forbidden)]
+
+
+def child(argv):
+    torch.set_num_threads(1)
+    train_ppo.main(argv)
+
+
+def test_sigterm_saves_and_asks_to_be_tried_again(files):
+    whole, cut = arguments(files, {"steps": 12}, name="whole"), arguments(files, {"steps": 12}, name="cut")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_trainer", "train_ppo"])
+    first = context.Process(target=child, args=(cut,))
+    first.start()
+    while not (files / "cut" / "checkpoints" / "step-000002").exists():
+        assert first.is_alive()
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGTERM)
+    first.join()
+    assert first.exitcode == 75
+    assert not (files / "cut" / "adapter").exists()
+    for argv in (cut, whole):
+        process = context.Process(target=child, args=(argv,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    a, b = (load_file(files / name / "adapter" / "adapter_model.safetensors") for name in ("cut", "whole"))
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_two_processes_make_the_same_update(files):
+    setting = {"minibatch_size": 4, "max_gradient_norm": None, "keep": "last", "steps": 2}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for processes in ("1", "2"):
+        argv = arguments(files, setting, name=f"of{processes}")
+        command = [*launch, processes, str(SCRIPT), *argv]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (load_file(files / f"of{n}" / "adapter" / "adapter_model.safetensors") for n in (1, 2))
+    assert any(value.abs().max() > 1e-4 for key, value in a.items() if "lora_B" in key)
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=0, msg=key)
+    rows = [(files / f"of{n}" / "metrics.jsonl").read_text().splitlines() for n in (1, 2)]
+    for one, two in zip(*rows, strict=True):
+        for key, value in json.loads(one).items():
+            if key not in ("seconds", "tokens_per_second"):
+                assert json.loads(two)[key] == pytest.approx(value, abs=1e-4), key
