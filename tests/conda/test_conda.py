@@ -42,6 +42,8 @@ def test_uv_resolves_environment_to_the_very_same_pins(name, tmp_path):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
+    if not os.environ.get("ELKFLOW_TEST_SLOW"):
+        pytest.skip("installs every environment, which takes minutes: set ELKFLOW_TEST_SLOW=1")
     return make_workspace(tmp_path_factory.mktemp("conda"))
 
 

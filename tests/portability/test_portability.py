@@ -28,6 +28,8 @@ def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """The source files, for reading only."""
+    if not os.environ.get("ELKFLOW_TEST_SLOW"):
+        pytest.skip("runs the workflow three times: set ELKFLOW_TEST_SLOW=1")
     checkout = tmp_path_factory.mktemp("checkout")
     for name in PARTS:
         source = ROOT / name

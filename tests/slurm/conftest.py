@@ -76,6 +76,8 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    if not os.environ.get("ELKFLOW_TEST_SLOW"):
+        pytest.skip("minutes on a real Slurm: set ELKFLOW_TEST_SLOW=1")
     if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not _found(name)]:
         message = f"no Slurm here ({', '.join(missing)} missing): apt-get install {PACKAGES}"
         if os.environ.get("CI"):
@@ -115,11 +117,12 @@ class Run:
     folder: Path
     profile: Path
     arguments: list[str] = field(default_factory=list)
+    snakefile: Path = ROOT / "Snakefile"
     process: subprocess.Popen | None = None
 
     def start(self, *arguments: str) -> "Run":
         log = (self.folder / "snakemake.log").open("w")
-        command = [sys.executable, str(IMPATIENT), "--snakefile", str(ROOT / "Snakefile"), *self.arguments]
+        command = [sys.executable, str(IMPATIENT), "--snakefile", str(self.snakefile), *self.arguments]
         command += ["--profile", str(self.profile), *arguments]
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT

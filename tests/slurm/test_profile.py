@@ -53,7 +53,9 @@ def thesis() -> list[str]:
 def test_the_thesis_asks_for_what_the_golden_table_says(tmp_path, thesis):
     found = requests(tmp_path, *thesis, "--profile", str(ROOT / "profiles" / "slurm"))
     # seconds of work, on defaults
-    light = {row for row in found if row.split()[0] in ("fetch_model", "fetch_questions", "compare", "without_rl", "all")}
+    light = {
+        row for row in found if row.split()[0] in ("fetch_model", "fetch_questions", "compare", "without_rl", "all")
+    }
     assert Counter({row: n for row, n in found.items() if row not in light}) == table(THESIS)
 
 

@@ -93,20 +93,19 @@ def broken(cluster, faulty, folder) -> tuple[Run, dict[str, str]]:
     names = {fault: f"rule_train_ppo/faulty_{seed}" for fault, seed in SEEDS.items()}
     wait_for(lambda: set(names.values()) <= set(run.jobs()), "five jobs", run=run)
     jobs = {fault: run.jobs()[name] for fault, name in names.items()}
-    cluster.run("scontrol", "update", f"JobId={jobs['hangs']}", "TimeLimit=1")
     for fault, seed in SEEDS.items():
         if fault != "memory":  # the others are well on their way when it strikes
             wait_for(lambda seed=seed: checkpoints(folder, seed), f"seed {seed}'s first checkpoint", run=run)
-        if fault == "fails":
-            cluster.signal(jobs[fault], "train_ppo.py", signal.SIGKILL)
-        elif fault == "hangs":
-            cluster.signal(jobs[fault], "train_ppo.py", signal.SIGSTOP)
-        elif fault == "cancelled":
-            cluster.run("scancel", jobs[fault])
-        elif fault == "node":
-            node = cluster.node_of(jobs[fault])
-            cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-            cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    # takes every job of the node along; Slurm starts them again
+    node = cluster.node_of(jobs["node"])
+    cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    for fault in ("fails", "hangs", "cancelled", "node"):
+        wait_for(lambda fault=fault: cluster.processes(jobs[fault], "train_ppo.py"), f"{fault} to be back", run=run)
+    cluster.run("scontrol", "update", f"JobId={jobs['hangs']}", "TimeLimit=1")
+    cluster.signal(jobs["fails"], "train_ppo.py", signal.SIGKILL)
+    cluster.signal(jobs["hangs"], "train_ppo.py", signal.SIGSTOP)
+    cluster.run("scancel", jobs["cancelled"])
     cluster.restart_controller(outage=5)
     assert run.finish(400) == 1, run.text
     assert upstream(folder) == before, "a finished stage was repeated"
