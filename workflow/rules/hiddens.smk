@@ -51,8 +51,6 @@ use rule extract_hiddens as extract_tuned_hiddens with:
         manifest="<results>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.manifest.json",
     log:
         "<logs>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.log",
-    benchmark:
-        "<benchmarks>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.tsv"
     params:
         settings=lambda wildcards: CONFIG.models[
             CONFIG.runs[wildcards.run].policy
