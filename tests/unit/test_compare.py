@@ -1,5 +1,6 @@
 """The comparison: hand-computed differences, fixtures in the formats of the stages before it."""
 
+import shutil
 from types import SimpleNamespace
 
 import compare as script
@@ -15,10 +16,16 @@ from elkflow.files import read_json
 from elkflow.settings.summary import Plan
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_results(folder)
+    return folder
+
+
 @pytest.fixture
-def results(tmp_path):
-    write_results(tmp_path)
-    return tmp_path
+def results(untouched, tmp_path):
+    return shutil.copytree(untouched, tmp_path / "results")
 
 
 def test_every_run_seed_and_task_is_compared(results):

@@ -1,5 +1,7 @@
 """The walk from the verdict to the data: it holds, and every kind of damage is named."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import verify as script
@@ -11,11 +13,17 @@ from elkflow.summary import manifests
 from elkflow.verify import verify
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_results(folder)
+    summarise(folder)
+    return folder
+
+
 @pytest.fixture
-def results(tmp_path):
-    write_results(tmp_path)
-    summarise(tmp_path)
-    return tmp_path
+def results(untouched, tmp_path):
+    return shutil.copytree(untouched, tmp_path / "results")
 
 
 def summarise(results):
