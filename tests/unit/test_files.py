@@ -120,4 +120,4 @@ def test_a_user_error_is_one_line_and_exit_code_1(capsys):
 def test_a_stage_depends_on_the_modules_it_imports():
     found = {Path(path).name for path in provenance.imports("train_ppo")}
     assert {"ppo.py", "files.py", "errors.py"} <= found
-    assert "evaluation.py" not in found and "hiddens.py" not in found
+    assert "evaluation.py" not in found and "fetch.py" not in found

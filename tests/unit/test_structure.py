@@ -83,7 +83,7 @@ def test_every_rule_is_documented_logged_and_quoted(path):
         assert re.match(r'rule \w+:\n    """', block), f"{name}: no docstring"
         if "shell:" in block and "localrule: True" not in block:
             assert "    log:" in block and "    conda:" in block, name
-        command = block.split("shell:")[1] if "shell:" in block else ""
+        command = "".join(re.findall(r"^    shell:\n((?:        .*\n)+)", block, re.MULTILINE))
         bare = [value for value in re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", command) if not value.endswith(":q")]
         assert set(bare) <= {"params.launch", "threads", "LAUNCH"} | {v for v in bare if v.startswith("resources.")}, (
             bare

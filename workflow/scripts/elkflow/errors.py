@@ -10,6 +10,10 @@ if typing.TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+LONGEST = 600
+"""Characters of a message; what was given may be a whole file."""
+
+
 class UserError(Exception):
     """A mistake in the config, the data or the environment, told in one sentence that names the key, file or row."""
 
@@ -41,6 +45,7 @@ def explain(error: "ValidationError", model: Any = None) -> str:
         message = "Field required"
     elif first["type"] != "value_error":
         message += f" (got {first['input']!r:.80})"
+    message = message if len(message) <= LONGEST else message[:LONGEST] + " …"
     return f"{place}: {message}" if place else message
 
 
