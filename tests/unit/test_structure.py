@@ -85,7 +85,7 @@ def test_every_rule_is_documented_logged_and_quoted(path):
             assert "    log:" in block and "    conda:" in block, name
         command = "".join(re.findall(r"^    shell:\n((?:        .*\n)+)", block, re.MULTILINE))
         bare = [value for value in re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", command) if not value.endswith(":q")]
-        assert set(bare) <= {"params.launch", "threads", "LAUNCH"} | {v for v in bare if v.startswith("resources.")}, (
+        assert set(bare) <= {"params.launch", "threads"} | {v for v in bare if v.startswith("resources.")}, (
             bare
         )
 

@@ -46,11 +46,14 @@ wildcard_constraints:
 # What `--cores` allows; one where it is not asked for (graphs, reports) or not local (clusters: see the profile).
 CORES = workflow.resource_settings.cores or 1
 
-# One process a GPU, or `processes` on the CPU; every script behind it divides its work among them.
-LAUNCH = (
-    "accelerate launch --num_processes {resources.processes} --num_machines 1 --mixed_precision no"
-    " --dynamo_backend no $([ {resources.gpu} -gt 0 ] || echo --cpu)"
-)
+
+def launched(arguments):
+    """A script's command line under accelerate: one process a GPU, or `processes` on the CPU, which share its work."""
+    return (
+        "accelerate launch --num_processes {resources.processes} --num_machines 1 --mixed_precision no"
+        " --dynamo_backend no $([ {resources.gpu} -gt 0 ] || echo --cpu)"
+        f" {arguments}"
+    )
 
 
 def settings(section):
@@ -78,4 +81,7 @@ def show_verdict():
     """Print the verdict's short table, if there is a verdict yet."""
     verdict = Path(workflow.pathvars.apply("<results>/summary/verdict.json"))
     if verdict.is_file():
-        subprocess.run([sys.executable, script_path("show_verdict"), "--verdict", verdict], check=False)
+        subprocess.run(
+            [sys.executable, script_path("show_verdict"), "--verdict", verdict],
+            check=False,
+        )

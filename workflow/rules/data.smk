@@ -77,18 +77,6 @@ rule render_prompts:
         " --data {params.data:q} --templates {input.templates:q} --folder {params.folder:q} >{log:q} 2>&1"
 
 
-def receipts(wildcards):
-    """Receipts of all datasets that have a `push_to`; without a token nothing is even planned."""
-    named = [name for name, dataset in CONFIG.datasets.items() if dataset.push_to]
-    if not named:
-        raise WorkflowError("push_datasets: no dataset of the config has a `push_to`")
-    if not os.environ.get("HF_TOKEN"):
-        raise WorkflowError(
-            "push_datasets: HF_TOKEN is not set; pushing needs a token with write access"
-        )
-    return collect("<results>/pushed/{dataset}.json", dataset=named)
-
-
 rule push_datasets:
     """Send every dataset that has a `push_to` to the hub."""
     input:

@@ -11,46 +11,15 @@ costs that task only.
 import json
 from os.path import relpath
 
-SUITES = list(CONFIG.evaluation.suites)
-WORDINGS = CONFIG.evaluation.wordings()
 TASK_FILES = [relpath(file) for file in sorted((WORKFLOW / "tasks").glob("*.*"))]
 RESULTS = " ".join(f"{{output.results_{number}:q}}" for number in range(len(SUITES)))
-EVALUATE = (
-    LAUNCH + " {input.script:q} --settings {params.settings:q} --model-settings {params.model:q}"
+EVALUATE = launched(
+    "{input.script:q} --settings {params.settings:q} --model-settings {params.model:q}"
     " --model {input.model:q} --adapter {input.adapter:q} --lineage {input.lineage:q} --prompts {input.prompts:q}"
     " --questions {input.questions:q}"
     f" --results {RESULTS}"
     ' --answers "$(dirname {output.results_0:q})/../../../../answers" >{log:q} 2>&1'
 )
-
-
-def answers_in(folder):
-    """Output files of every suite, each under a name of its own: `snakemake --cache` needs it so."""
-    files = {"results": "results.json", "samples": "samples.parquet", "manifest": "manifest.json"}
-    return {
-        f"{kind}_{number}": f"{folder}/{suite}/{file}"
-        for kind, file in files.items()
-        for number, suite in enumerate(SUITES)
-    }
-
-
-def of_run(*patterns):
-    """Input function: the patterns filled with a run's wildcards and names, and with each {wording} of the suites.
-
-    {trained} is the wording it is trained on, {suite} the suite that asks it.
-    """
-
-    def paths(wildcards):
-        run = CONFIG.runs[wildcards.run]
-        values = dict(wildcards) | {name: getattr(run, name) for name in ("policy", "dataset", "probe")}
-        values |= {"trained": run.wording, "suite": CONFIG.evaluation.suite_of(run.wording)}
-        return [
-            pattern.format(**values, wording=wording)
-            for pattern in patterns
-            for wording in (WORDINGS if "{wording}" in pattern else [None])
-        ]
-
-    return paths
 
 
 QUESTIONS = ["<results>/evaluations/questions"] if CONFIG.evaluation.fetched() else []
@@ -66,14 +35,14 @@ rule fetch_questions:
     output:
         folder=directory("<results>/evaluations/questions"),
         manifest="<results>/evaluations/questions.json",
+    log:
+        "<logs>/evaluations/questions.log",
+    localrule: True
+    conda:
+        "../../envs/evaluate.yaml"
     params:
         tasks=CONFIG.evaluation.fetched(),
         revisions=json.dumps(CONFIG.evaluation.revisions, sort_keys=True),
-    log:
-        "<logs>/evaluations/questions.log",
-    conda:
-        "../../envs/evaluate.yaml"
-    localrule: True
     shell:
         "python {input.script:q} --tasks {params.tasks:q} --revisions {params.revisions:q} --folder {output.folder:q}"
         " --manifest {output.manifest:q} >{log:q} 2>&1"
@@ -86,9 +55,15 @@ rule evaluate_base:
         adapter=[],
         lineage=[
             "<results>/models/{model}/manifest.json",
-            *collect("<results>/prompts/{{model}}/{{dataset}}/{wording}/manifest.json", wording=WORDINGS),
+            *collect(
+                "<results>/prompts/{{model}}/{{dataset}}/{wording}/manifest.json",
+                wording=WORDINGS,
+            ),
         ],
-        prompts=collect("<results>/prompts/{{model}}/{{dataset}}/{wording}/val.parquet", wording=WORDINGS),
+        prompts=collect(
+            "<results>/prompts/{{model}}/{{dataset}}/{wording}/val.parquet",
+            wording=WORDINGS,
+        ),
         tasks=TASK_FILES,
         questions=ancient(QUESTIONS),
         questions_manifest=[f"{folder}.json" for folder in QUESTIONS],
@@ -96,9 +71,6 @@ rule evaluate_base:
         code=imports("evaluate_model"),
     output:
         **answers_in("<results>/evaluations/base/{model}/{dataset}"),
-    params:
-        settings=CONFIG.evaluation.questions(),
-        model=settings("models/{model}"),
     log:
         "<logs>/evaluations/base/{model}/{dataset}.log",
     # no benchmark: rules that have one cannot be taken from a cache between workflows
@@ -108,6 +80,9 @@ rule evaluate_base:
     resources:
         gpu=0,
         processes=1,
+    params:
+        settings=CONFIG.evaluation.questions(),
+        model=settings("models/{model}"),
     shell:
         EVALUATE
 
@@ -116,14 +91,21 @@ rule evaluate_tuned:
     """Ask the model that a run made, the same questions."""
     input:
         model=ancient(
-            of_run("<results>/runs/{run}/seed{seed}/merged" if MERGED else "<results>/models/{policy}/checkpoint")
+            of_run(
+                "<results>/runs/{run}/seed{seed}/merged"
+                if MERGED
+                else "<results>/models/{policy}/checkpoint"
+            )
         ),
         adapter=[] if MERGED else ancient("<results>/runs/{run}/seed{seed}/adapter"),
         lineage=of_run(
             *(
                 ["<results>/runs/{run}/seed{seed}/merged.json"]
                 if MERGED
-                else ["<results>/models/{policy}/manifest.json", "<results>/runs/{run}/seed{seed}/manifest.json"]
+                else [
+                    "<results>/models/{policy}/manifest.json",
+                    "<results>/runs/{run}/seed{seed}/manifest.json",
+                ]
             ),
             "<results>/prompts/{policy}/{dataset}/{wording}/manifest.json",
         ),
@@ -135,9 +117,6 @@ rule evaluate_tuned:
         code=imports("evaluate_model"),
     output:
         **answers_in("<results>/evaluations/tuned/{run}/seed{seed}"),
-    params:
-        settings=CONFIG.evaluation.questions(),
-        model=lambda wildcards: CONFIG.models[CONFIG.runs[wildcards.run].policy].model_dump_json(),
     log:
         "<logs>/evaluations/tuned/{run}/seed{seed}.log",
     benchmark:
@@ -148,6 +127,11 @@ rule evaluate_tuned:
     resources:
         gpu=0,
         processes=1,
+    params:
+        settings=CONFIG.evaluation.questions(),
+        model=lambda wildcards: CONFIG.models[
+            CONFIG.runs[wildcards.run].policy
+        ].model_dump_json(),
     shell:
         EVALUATE
 
@@ -155,20 +139,22 @@ rule evaluate_tuned:
 rule without_rl:
     """What the reward achieves without training: the answer it prefers, and the best of N sampled ones."""
     input:
-        samples=of_run("<results>/evaluations/base/{policy}/{dataset}/{suite}/samples.parquet"),
+        samples=of_run(
+            "<results>/evaluations/base/{policy}/{dataset}/{suite}/samples.parquet"
+        ),
         rewards=of_run("<results>/rewards/{probe}/{dataset}/val.parquet"),
         prompts=of_run("<results>/prompts/{policy}/{dataset}/{trained}/val.parquet"),
         script=script_path("without_rl"),
         code=imports("without_rl"),
     output:
         table="<results>/evaluations/without_rl/{run}.csv",
-    params:
-        counts=list(CONFIG.evaluation.without_rl),
-        wording=lambda wildcards: CONFIG.runs[wildcards.run].wording,
     log:
         "<logs>/evaluations/without_rl/{run}.log",
     conda:
         "../../envs/base.yaml"
+    params:
+        counts=list(CONFIG.evaluation.without_rl),
+        wording=lambda wildcards: CONFIG.runs[wildcards.run].wording,
     shell:
         "python {input.script:q} --name {wildcards.run:q} --wording {params.wording:q} --counts {params.counts:q}"
         " --samples {input.samples:q} --rewards {input.rewards:q} --prompts {input.prompts:q}"

@@ -29,9 +29,11 @@ rule extract_hiddens:
     params:
         settings=settings("models/{model}"),
     shell:
-        LAUNCH + " {input.script:q} --settings {params.settings:q}"
-        " --checkpoint {input.checkpoint:q} --model-manifest {input.model_manifest:q} --prompts {input.prompts:q}"
-        " --states {output.states:q} --manifest {output.manifest:q} >{log:q} 2>&1"
+        launched(
+            "{input.script:q} --settings {params.settings:q}"
+            " --checkpoint {input.checkpoint:q} --model-manifest {input.model_manifest:q} --prompts {input.prompts:q}"
+            " --states {output.states:q} --manifest {output.manifest:q} >{log:q} 2>&1"
+        )
 
 
 use rule extract_hiddens as extract_tuned_hiddens with:

@@ -58,14 +58,15 @@ rule train_ppo:
             CONFIG.runs[wildcards.run].policy
         ].model_dump_json(),
     shell:
-        LAUNCH
-        + " {input.script:q} --settings {params.settings:q} --algorithm {params.algorithm:q}"
-        " --reward {params.reward:q} --trackers {params.trackers:q} --model-settings {params.model:q}"
-        " --seed {wildcards.seed:q} --model {input.model:q} --prompts {input.prompts:q} --rewards {input.rewards:q}"
-        " --val-prompts {input.val_prompts:q} --val-rewards {input.val_rewards:q} --lineage {input.lineage:q}"
-        ' --checkpoints "$(dirname {output.manifest:q})/checkpoints" --adapter {output.adapter:q}'
-        " --metrics {output.metrics:q} --samples {output.samples:q} --outcome {output.outcome:q}"
-        " --manifest {output.manifest:q} >{log:q} 2>&1"
+        launched(
+            "{input.script:q} --settings {params.settings:q} --algorithm {params.algorithm:q}"
+            " --reward {params.reward:q} --trackers {params.trackers:q} --model-settings {params.model:q}"
+            " --seed {wildcards.seed:q} --model {input.model:q} --prompts {input.prompts:q} --rewards {input.rewards:q}"
+            " --val-prompts {input.val_prompts:q} --val-rewards {input.val_rewards:q} --lineage {input.lineage:q}"
+            ' --checkpoints "$(dirname {output.manifest:q})/checkpoints" --adapter {output.adapter:q}'
+            " --metrics {output.metrics:q} --samples {output.samples:q} --outcome {output.outcome:q}"
+            " --manifest {output.manifest:q} >{log:q} 2>&1"
+        )
 
 
 rule merge_lora:

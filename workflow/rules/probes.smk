@@ -9,48 +9,6 @@ On request also transfer.csv: the probe on the val rows of others.
 """
 
 
-def of_wordings(pattern, first_only=False):
-    """Input function: `pattern` filled for each wording of a probe (or those its reward is read from)."""
-
-    def paths(wildcards):
-        probe = CONFIG.probes[wildcards.probe]
-        wordings = probe.reward_wordings() if first_only else probe.wordings()
-        values = {"model": probe.model, "dataset": probe.dataset} | dict(wildcards)
-        return [pattern.format(wording=wording, **values) for wording in wordings]
-
-    return paths
-
-
-def of_untrained(pattern):
-    """Input function: `pattern` filled for train and val of the untrained model, if the probe is compared with one."""
-
-    def paths(wildcards):
-        probe = CONFIG.probes[wildcards.probe]
-        return [
-            pattern.format(
-                model=probe.untrained,
-                dataset=probe.dataset,
-                wording=wording,
-                split=split,
-            )
-            for split in ("train", "val")
-            for wording in probe.wordings()
-            if probe.untrained is not None
-        ]
-
-    return paths
-
-
-def of_targets(pattern):
-    """Input function: `pattern` filled for a probe and those whose val rows it is tested on."""
-
-    def paths(wildcards):
-        names = [wildcards.probe, *CONFIG.probes[wildcards.probe].transfer]
-        return [pattern.format(**dict(CONFIG.probes[name])) for name in names]
-
-    return paths
-
-
 rule train_probe:
     """Fit every method on every layer, choose on one part of train, report on val, compare with controls."""
     input:

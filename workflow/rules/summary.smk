@@ -8,31 +8,7 @@ Makes <results>/summary/: verdict.json, comparison and probes as .csv and .md, f
 from functools import partial
 from os.path import relpath
 
-from elkflow.settings.summary import Plan
-
-PLAN = Plan.of(CONFIG)
 TEMPLATES = [relpath(WORKFLOW / "report" / name) for name in ("page.html", "card.md")]
-
-
-def of_trainings(pattern):
-    """`pattern` filled with every run, seed and suite, and with the run's own policy, dataset and probe."""
-    paths = (
-        pattern.format(suite=suite, wording=wording, **training.model_dump(exclude={"wording"}))
-        for training in PLAN.trainings()
-        for suite in PLAN.suites
-        for wording in CONFIG.evaluation.wordings()
-    )
-    return list(dict.fromkeys(paths))
-
-
-def in_report(name, ending, category, title):
-    """An output of the summary with its place and caption in the report (one label: of two it makes switches)."""
-    return report(
-        f"<results>/summary/{name}.{ending}",
-        caption=f"../report/{name}.rst",
-        category=category,
-        labels={"result": title},
-    )
 
 
 page = partial(in_report, ending="html")
@@ -43,14 +19,32 @@ table = partial(in_report, ending="csv")
 rule compare:
     """Base against tuned on every question, beside what the probe knows."""
     input:
-        base=of_trainings("<results>/evaluations/base/{policy}/{dataset}/{suite}/results.json"),
-        base_samples=of_trainings("<results>/evaluations/base/{policy}/{dataset}/{suite}/samples.parquet"),
-        tuned=of_trainings("<results>/evaluations/tuned/{run}/seed{seed}/{suite}/results.json"),
-        tuned_samples=of_trainings("<results>/evaluations/tuned/{run}/seed{seed}/{suite}/samples.parquet"),
-        prompts=of_trainings("<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"),
+        base=of_trainings(
+            "<results>/evaluations/base/{policy}/{dataset}/{suite}/results.json"
+        ),
+        base_samples=of_trainings(
+            "<results>/evaluations/base/{policy}/{dataset}/{suite}/samples.parquet"
+        ),
+        tuned=of_trainings(
+            "<results>/evaluations/tuned/{run}/seed{seed}/{suite}/results.json"
+        ),
+        tuned_samples=of_trainings(
+            "<results>/evaluations/tuned/{run}/seed{seed}/{suite}/samples.parquet"
+        ),
+        prompts=of_trainings(
+            "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
+        ),
         metrics=of_trainings("<results>/runs/{run}/seed{seed}/metrics.jsonl"),
-        fresh=of_trainings("<results>/runs/{run}/seed{seed}/fresh_probe.json") if PLAN.fresh_probe else [],
-        without_rl=of_trainings("<results>/evaluations/without_rl/{run}.csv") if PLAN.without_rl else [],
+        fresh=(
+            of_trainings("<results>/runs/{run}/seed{seed}/fresh_probe.json")
+            if PLAN.fresh_probe
+            else []
+        ),
+        without_rl=(
+            of_trainings("<results>/evaluations/without_rl/{run}.csv")
+            if PLAN.without_rl
+            else []
+        ),
         templates=TEMPLATES,
         outcomes=of_trainings("<results>/runs/{run}/seed{seed}/outcome.json"),
         rewards=of_trainings("<results>/rewards/{probe}/{dataset}/val.parquet"),
@@ -60,8 +54,12 @@ rule compare:
         model_manifests=of_trainings("<results>/models/{policy}/manifest.json"),
         layers=expand("<results>/probes/{probe}/layers.csv", probe=PLAN.probes),
         controls=expand("<results>/probes/{probe}/controls.csv", probe=PLAN.probes),
-        lineage=of_trainings("<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json")
-        + of_trainings("<results>/evaluations/tuned/{run}/seed{seed}/{suite}/manifest.json")
+        lineage=of_trainings(
+            "<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json"
+        )
+        + of_trainings(
+            "<results>/evaluations/tuned/{run}/seed{seed}/{suite}/manifest.json"
+        )
         + expand("<results>/probes/{probe}/manifest.json", probe=PLAN.probes),
         script=script_path("compare"),
         code=imports("compare"),
@@ -73,12 +71,24 @@ rule compare:
         probes=table("probes", category="1 Probe", title="Table: probes and baselines"),
         probes_text="<results>/summary/probes.md",
         steps=page("training", category="2 Training", title="All about training"),
-        training=figure("training", category="2 Training", title="Figure: reward and gold accuracy"),
-        evaluation=page("evaluation", category="3 Evaluation", title="All about the evaluation"),
-        before_after=figure("before_after", category="3 Evaluation", title="Figure: before and after"),
-        comparison=table("comparison", category="3 Evaluation", title="Table: every task"),
+        training=figure(
+            "training", category="2 Training", title="Figure: reward and gold accuracy"
+        ),
+        evaluation=page(
+            "evaluation", category="3 Evaluation", title="All about the evaluation"
+        ),
+        before_after=figure(
+            "before_after", category="3 Evaluation", title="Figure: before and after"
+        ),
+        comparison=table(
+            "comparison", category="3 Evaluation", title="Table: every task"
+        ),
         comparison_text="<results>/summary/comparison.md",
-        provenance=page("provenance", category="4 Provenance", title="All about where it comes from"),
+        provenance=page(
+            "provenance",
+            category="4 Provenance",
+            title="All about where it comes from",
+        ),
         manifest="<results>/summary/manifest.json",
         cards=of_trainings("<results>/runs/{run}/seed{seed}/README.md"),
     log:
@@ -92,28 +102,6 @@ rule compare:
     shell:
         "python {input.script:q} --settings {params.settings:q} --results {params.results:q}"
         " --output {params.folder:q} >{log:q} 2>&1"
-
-
-def tuned_states(split, ending):
-    """Input function: a file of the tuned model's states for each wording of the run's probe."""
-
-    def paths(wildcards):
-        wordings = CONFIG.probes[CONFIG.runs[wildcards.run].probe].wordings()
-        pattern = f"<results>/hiddens_tuned/{wildcards.run}/seed{wildcards.seed}/{{wording}}/{split}.{ending}"
-        return [pattern.format(wording=wording) for wording in wordings]
-
-    return paths
-
-
-def tuned_prompts(split):
-    """Input function: the prompts behind those states."""
-
-    def paths(wildcards):
-        run = CONFIG.runs[wildcards.run]
-        folder = f"<results>/prompts/{run.policy}/{run.dataset}"
-        return [f"{folder}/{wording}/{split}.parquet" for wording in CONFIG.probes[run.probe].wordings()]
-
-    return paths
 
 
 rule fresh_probe:
@@ -141,7 +129,9 @@ rule fresh_probe:
         "../../envs/train.yaml"
     threads: CORES
     params:
-        settings=lambda wildcards: CONFIG.probes[CONFIG.runs[wildcards.run].probe].model_dump_json(),
+        settings=lambda wildcards: CONFIG.probes[
+            CONFIG.runs[wildcards.run].probe
+        ].model_dump_json(),
     shell:
         'python {input.script:q} --settings {params.settings:q} --probe "$(dirname {input.probe:q})"'
         " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
