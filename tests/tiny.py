@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-WORDS = "yes no is the does sentence contain answer to question what who capital of Yes No paris france rome italy".split()
+TEXT = "yes no is the does sentence contain answer to question what who capital of Yes No paris france rome italy"
+WORDS = TEXT.split(" ")
 CHAT = (
     "{% for message in messages %}<|{{ message.role }}|> {{ message.content }} <|end|> {% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"

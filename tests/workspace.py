@@ -1,4 +1,4 @@
-"""A working folder for the whole workflow: a tiny random model that knows the words, and a config of a few dozen rows."""
+"""A working folder for the whole workflow: a tiny random model that knows the words, and a few dozen rows."""
 
 from pathlib import Path
 

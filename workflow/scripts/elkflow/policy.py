@@ -136,7 +136,7 @@ class Policy(nn.Module):
         """Within, the model is what it was before training; no gradients."""
         with torch.no_grad():
             if self.reference is None:
-                with self.model.disable_adapter():
+                with self.model.disable_adapter():  # type: ignore[operator]
                     yield
                 return
             self._swap()

@@ -209,7 +209,8 @@ class RunSettings(Settings):
     algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
     """`ppo` is ours, the others are TRL's trainers on the same reward."""
     reward: str = Field(default="table", pattern=r"^(table|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
-    """`table`: every allowed answer scored beforehand; or your own `module:function`, called as `function(prompts, responses)`, which returns one number a response."""
+    """`table`: every allowed answer scored beforehand; or your own `module:function`, called as
+    `function(prompts, responses)`, which returns one number a response."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default=["tensorboard"])
     """Where figures go besides metrics.jsonl."""
     ppo: PPOSettings
