@@ -231,7 +231,15 @@ def test_two_processes_fill_one_file_with_the_same_states(tmp_path):
     save_tiny_model(tmp_path, layers=2)
     (tmp_path / "shard.py").write_text(SHARD)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow" / "scripts"), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    environment["ACCELERATE_USE_CPU"] = "true"
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes=2",
+        "--num_machines=1",
+    ]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     done = subprocess.run([*launch, tmp_path / "shard.py", tmp_path], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -97,12 +97,12 @@ def test_sigterm_saves_and_asks_to_be_tried_again(files):
 
 def test_two_processes_make_the_same_update(files):
     setting = {"minibatch_size": 4, "max_gradient_norm": None, "keep": "last", "steps": 2}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_processes"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for processes in ("1", "2"):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_processes"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for processes, how in (("1", "--cpu"), ("2", "--multi_gpu")):
         argv = arguments(files, setting, name=f"of{processes}")
-        command = [*launch, processes, str(SCRIPT), *argv]
+        command = [*launch, processes, how, str(SCRIPT), *argv]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     a, b = (load_file(files / f"of{n}" / "adapter" / "adapter_model.safetensors") for n in (1, 2))

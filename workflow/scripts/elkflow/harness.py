@@ -59,7 +59,7 @@ class HarnessModel(HFLM):
             max_batch_size=64,
             softmax_dtype="float32",
         )
-        state = PartialState()
+        state = PartialState(cpu=self.device.type == "cpu")
         if state.num_processes > 1:
             self.accelerator = state
             self._rank, self._world_size = state.process_index, state.num_processes
