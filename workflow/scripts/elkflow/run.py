@@ -107,8 +107,8 @@ def train_run(
         from elkflow.grouped import train_grouped  # TRL takes seconds to import
 
         outcome = train_grouped(trainer, algorithm)
-    accelerator.end_training()
     if outcome.outcome == "interrupted":
+        accelerator.end_training()
         logger.info("told to stop: saved after step %d, and can go on from there", outcome.step)
         raise SystemExit(RETRY)
     if accelerator.is_main_process:
@@ -134,6 +134,7 @@ def train_run(
         level = logging.INFO if outcome.outcome == "finished" else logging.WARNING
         logger.log(level, "%s; kept the weights of step %d. %s", outcome.outcome, outcome.kept, outcome.reason)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return outcome
 
 
