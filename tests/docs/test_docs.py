@@ -149,7 +149,7 @@ VERDICT = {
 }
 
 
-@pytest.mark.parametrize("block", of("python", file=False, probe=False, case=False), ids=str)
+@pytest.mark.parametrize("block", of("python", file=False, probe=False, case=False, finished=False), ids=str)
 def test_python_snippets_run(block, folder):
     (folder / "results" / "summary").mkdir(parents=True)
     (folder / "results" / "summary" / "verdict.json").write_text(json.dumps(VERDICT))
@@ -172,10 +172,13 @@ ELSEWHERE = ("git ", "cd ", "source ", "pip ", "export ", "scp ", "ssh ", "sbatc
 
 @pytest.mark.parametrize("line", [line for line in commands() if not line.startswith(ELSEWHERE)])
 def test_commands_exist(line, tmp_path):
-    words = [word for word in shlex.split(line) if "=" not in word or word.startswith("-")]
+    words = shlex.split(line)
+    while "=" in words[0]:
+        words.pop(0)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment["SNAKEMAKE_OUTPUT_CACHE"] = str(tmp_path)
     if words[0] == "make":
-        targets = [word for word in words[1:] if not word.startswith("-")]
+        targets = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
         subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True, env=environment)
     elif words[0] == "snakemake":
         extra = [] if {"--unlock", "--lint", "--rulegraph", "--report", "--summary"} & set(words) else ["--dry-run"]
@@ -191,6 +194,8 @@ def test_commands_exist(line, tmp_path):
             text=True,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    elif words[0] in ("python", "python3.11") and "-c" in words:
+        compile(words[words.index("-c") + 1], line, "exec")
     elif words[0] in ("python", "python3.11"):
         script = next(word for word in words[1:] if not word.startswith("-") or word == "-m")
         assert script == "-m" or (ROOT / script).is_file(), line

@@ -1,6 +1,10 @@
 """The workflow as a user drives it: finished once on tiny models, then asked what it would do next."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -65,6 +69,16 @@ def test_until_stops_at_the_probe(finished):
 def test_rule_graph_and_summary(finished):
     assert "train_ppo" in snakemake(finished, "--rulegraph").stdout
     assert "adapter" in snakemake(finished, "--summary").stdout
+
+
+def test_the_finished_reward_model_answers_as_the_readme_shows(finished):
+    root = Path(__file__).parents[2]
+    snippet = re.search(r"```python finished=true\n(.*?)```", (root / "README.md").read_text(), re.DOTALL).group(1)
+    environment = os.environ | {"PYTHONPATH": str(root / "workflow" / "scripts")}
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=finished, env=environment, capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"tensor\(\[[01]?\.\d*\]\)", done.stdout.strip())
 
 
 def test_a_report_is_written(finished):
