@@ -27,6 +27,11 @@ lint: $(READY) ## check format, style, types and rules
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
+bench: $(READY) ## measure extraction, probes and data on this machine: results/bench/*.json
+	PYTHONPATH=workflow/scripts python bench/extraction.py
+	PYTHONPATH=workflow/scripts python bench/probes.py
+	PYTHONPATH=workflow/scripts python bench/data.py
+
 dag: $(READY) ## draw the rule graph
 	snakemake --rulegraph mermaid-js
 

@@ -40,7 +40,7 @@ def test_touching_files_reruns_nothing(finished):
 def test_a_ppo_setting_reruns_ppo_and_what_follows(changed):
     def edit(config):
         (run,) = config["runs"].values()
-        run["ppo"]["learning_rate"] = 5e-4
+        run["ppo"]["learning_rate"] = 3e-4
 
     plan = changed(edit)
     assert {"train_ppo", "merge_lora", "evaluate_tuned", "compare"} <= plan
