@@ -52,7 +52,7 @@ def explain(error: "ValidationError", model: Any = None) -> str:
 def _printable(key: Any) -> str:
     """A key as one visible word of a line: quoted where it is none, and cut where it is unreasonably long."""
     text = str(key)
-    return text if re.fullmatch(r"[\w./+=-]{1,80}", text) else f"{text!r:.80}"
+    return text if re.fullmatch(r"[\w./+=-]{1,80}", text) else repr(text[:78])
 
 
 def _suggestion(key: str, known: list[str]) -> str:
