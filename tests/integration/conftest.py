@@ -49,7 +49,7 @@ def changed(finished, tmp_path):
         config = yaml.safe_load((finished / "config.yaml").read_text())
         edit(config)
         file = tmp_path / "config.yaml"
-        file.write_text(yaml.safe_dump(config))
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
         return planned(finished, "--configfile", str(file), *arguments)
 
     return plan
