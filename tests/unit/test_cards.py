@@ -1,24 +1,9 @@
 """Model cards: readable metadata, the run's own figures, and a warning where one is due."""
 
-import pytest
 import yaml
-from finished import PLAN, write_results
 
 from elkflow.cards import card
 from elkflow.files import read_json, write_json
-from elkflow.summary import gather
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    write_results(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def verdict(results):
-    return gather(PLAN, results)
 
 
 def test_front_matter_is_what_the_hub_reads(results, verdict):

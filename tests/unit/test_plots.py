@@ -5,24 +5,11 @@ import re
 
 import numpy as np
 import pandas as pd
-import pytest
-from finished import PLAN, write_results
+from finished import PLAN
 
 from elkflow import digest, overview, plots, summary
 from elkflow.diagnosis import OUTCOMES
 from elkflow.pages import Page
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    write_results(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def verdict(results):
-    return summary.gather(PLAN, results)
 
 
 def drawn(chart):

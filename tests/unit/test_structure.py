@@ -85,7 +85,7 @@ def test_every_rule_is_documented_logged_and_quoted(path):
             assert "    log:" in block and "    conda:" in block, name
         command = "".join(re.findall(r"^    shell:\n((?:        .*\n)+)", block, re.MULTILINE))
         bare = [value for value in re.findall(r"(?<!\{)\{([^{}]+)\}(?!\})", command) if not value.endswith(":q")]
-        assert set(bare) <= {"params.launch", "threads"} | {v for v in bare if v.startswith("resources.")}, bare
+        assert set(bare) <= {"threads"} | {v for v in bare if v.startswith("resources.")}, bare
 
 
 def test_what_the_snakefile_imports_is_light():

@@ -1,0 +1,18 @@
+"""Finished results in small, made once for each test module that looks at them."""
+
+import pytest
+from finished import PLAN, write_results
+
+from elkflow.summary import gather
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_results(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def verdict(results):
+    return gather(PLAN, results)
