@@ -132,8 +132,10 @@ rule fresh_probe:
         settings=lambda wildcards: CONFIG.probes[
             CONFIG.runs[wildcards.run].probe
         ].model_dump_json(),
+        policy=lambda wildcards: CONFIG.runs[wildcards.run].policy,
     shell:
         'python {input.script:q} --settings {params.settings:q} --probe "$(dirname {input.probe:q})"'
+        " --policy {params.policy:q}"
         " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
         " --train-states {input.train_states:q} --val-states {input.val_states:q}"
         " --lineage {input.probe_manifest:q} {input.train_lineage:q} {input.val_lineage:q}"

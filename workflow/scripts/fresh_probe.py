@@ -7,7 +7,7 @@ from elkflow import artefact
 from elkflow.cli import parse, run, timed
 from elkflow.files import write_json
 from elkflow.fresh import frozen_and_fresh
-from elkflow.lineage import write_manifest
+from elkflow.lineage import check_files, write_manifest
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
 
@@ -18,6 +18,7 @@ class Arguments:
 
     settings: ProbeSettings
     probe: Path  # folder of the frozen probe
+    policy: str  # name of the model that was tuned
     train_prompts: list[Path]  # one a wording, the main one first
     val_prompts: list[Path]
     train_states: list[Path]  # the tuned model's
@@ -29,15 +30,17 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
+    check_files(arguments.probe / "probe.safetensors", *arguments.train_prompts, *arguments.val_prompts)
+    check_files(*arguments.train_states, *arguments.val_states)
     train = Pairs.read(arguments.train_prompts, arguments.train_states)
     val = Pairs.read(arguments.val_prompts, arguments.val_states)
     with timed("fresh probe"):
-        found = frozen_and_fresh(artefact.load(arguments.probe), arguments.settings, train, val)
+        found = frozen_and_fresh(artefact.load(arguments.probe), arguments.settings, arguments.policy, train, val)
     write_json(arguments.output, found)
     write_manifest(
         arguments.manifest,
         outputs={"fresh_probe": arguments.output},
-        inputs={"/".join(path.parts[-3:]): path for path in arguments.lineage},
+        inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage},
         settings=arguments.settings,
         seed=arguments.settings.seed,
     )

@@ -7,35 +7,55 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from elkflow.artefact import Probe
-from elkflow.fitting import Parts, choose, fit_all
+from elkflow.errors import UserError
+from elkflow.fitting import Parts, choose, fit_all, log_odds, refit
 from elkflow.metrics import accuracy, auroc, bootstrap, resamples
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
 
 
-def frozen_and_fresh(probe: Probe, settings: ProbeSettings, train: Pairs, val: Pairs) -> dict[str, dict[str, Any]]:
+def frozen_and_fresh(
+    probe: Probe, settings: ProbeSettings, policy: str, train: Pairs, val: Pairs
+) -> dict[str, dict[str, Any]]:
     """AUROC and accuracy, on val, of two probes that read the tuned model's states.
 
-    `frozen` is the probe the policy was rewarded by, as it is (missing where the policy is another model); `fresh` is
-    fitted and given a layer just as that one was, by the same method, on the tuned model's states of train.
+    `frozen` is the probe the policy was rewarded by, as it is (missing where the policy is another model than the one
+    the probe was fitted on); `fresh` is fitted and given a layer just as that one was, by the same method, on the tuned
+    model's states of train.
 
     Args:
+        policy: name of the model that was tuned.
         train, val: contrast pairs with the tuned model's states, under the probe's wordings.
+
+    Raises:
+        UserError: the states were read otherwise than the probe reads them.
     """
     found: dict[str, dict[str, Any]] = {}
     weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
-    if (val.layers, val.width) == (probe.facts["layers"], len(probe.weight)):
+    if policy == settings.model:
+        _check(probe, val)
         odds = probe.log_odds(val.states([probe.layer])[0]).double().numpy()
         found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _figures(odds, val.labels, weights)
     alone = settings.model_copy(update={"methods": [probe.facts["method"]], "reward": "best"})
     parts = Parts.of(train, val, alone)
     fitted, _ = fit_all(parts, alone)
     method, best = choose(fitted, parts, alone)
-    members = fitted[method].val[best[method]]  # [V, N, 2]
-    odds = (members[..., 1] - members[..., 0]).mean(0)
+    if alone.refit and not alone.calibrate:
+        refit(fitted[method], best[method], parts, alone)
+    odds = log_odds(fitted[method].val[best[method]]).mean(0)
     layer = fitted[method].layers[best[method]]
     found["fresh"] = {"method": method, "layer": layer} | _figures(odds, val.labels, weights)
     return found
+
+
+def _check(probe: Probe, val: Pairs) -> None:
+    """The frozen probe reads a layer by its number and a token by its place; both must mean what they did."""
+    for key, told in (("layer_convention", "layers"), ("position", "position")):
+        if probe.facts[key] != val.metadata[0].get(told):
+            raise UserError(
+                f"{val.files[0]}: {key.replace('_', ' ')} is {val.metadata[0].get(told)!r}, "
+                f"the probe's {probe.facts[key]!r}"
+            )
 
 
 def _figures(odds: NDArray[np.float64], labels: NDArray, weights: NDArray) -> dict[str, float]:
