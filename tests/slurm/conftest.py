@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from workspace import make_workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
@@ -39,6 +40,17 @@ class Cluster:
         """Stop slurmctld, leave the cluster without it for `outage` seconds, start it again."""
         subprocess.run([SCRIPT, "restart", self.folder, str(outage)], check=True)
 
+    def fail_node(self, node: str) -> None:
+        """What the controller does when a node dies: its jobs are lost, and it comes back."""
+        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        # a node in touch with the controller may be back before it is asked to be
+        wait_for(lambda: self._back(node), f"{node} to be back")
+
+    def _back(self, node: str) -> bool:
+        resume = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
+        subprocess.run(resume, env=self.environment, capture_output=True)
+        return self.run("sinfo", "--noheader", "--nodes", node, "--format", "%t").split()[0] in ("idle", "mix", "alloc")
+
     def node_of(self, job: str) -> str:
         return self.run("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%N")
 
@@ -49,8 +61,7 @@ class Cluster:
 
     def span(self, job: str) -> tuple[str, str]:
         """When a job started and ended."""
-        shown = self.run("scontrol", "show", "job", job)
-        start, end = re.findall(r"(?:StartTime|EndTime)=(\S+)", shown)
+        start, end = re.findall(r" (?:StartTime|EndTime)=(\S+)", self.run("scontrol", "show", "job", job))
         return start, end
 
     def processes(self, job: str, script: str) -> list[int]:
@@ -97,13 +108,18 @@ def _found(name: str) -> bool:
     return bool(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"))
 
 
-def edited_profile(folder: Path, **block: str | int) -> Path:
-    """A copy of the Slurm profile with the values of its one block changed, as a user would."""
+def edited_profile(folder: Path, memory: dict[str, str] | None = None, **block: str | int) -> Path:
+    """A copy of the Slurm profile with the values of its one block changed, as a user would; and rules' `memory`."""
     text = (ROOT / "profiles" / "slurm" / "profile.v9+.yaml").read_text(encoding="utf-8")
     for name, value in block.items():
         shown = f'"{value}"' if isinstance(value, str) else value
         text, count = re.subn(rf"^(  {name}: )\S+", rf"\g<1>{shown}", text, flags=re.MULTILINE)
         assert count == 1, f"the profile's block has no {name}"
+    for rule, value in (memory or {}).items():
+        text, count = re.subn(
+            rf"(^  {rule}:\n(?:    .*\n)*?    mem_mb: ).*", rf"\g<1>{value}", text, flags=re.MULTILINE
+        )
+        assert count == 1, f"the profile asks for no memory for {rule}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "profile.v9+.yaml").write_text(text, encoding="utf-8")
     return folder
@@ -117,12 +133,11 @@ class Run:
     folder: Path
     profile: Path
     arguments: list[str] = field(default_factory=list)
-    snakefile: Path = ROOT / "Snakefile"
     process: subprocess.Popen | None = None
 
     def start(self, *arguments: str) -> "Run":
         log = (self.folder / "snakemake.log").open("w")
-        command = [sys.executable, str(IMPATIENT), "--snakefile", str(self.snakefile), *self.arguments]
+        command = [sys.executable, str(IMPATIENT), "--snakefile", str(ROOT / "Snakefile"), *self.arguments]
         command += ["--profile", str(self.profile), *arguments]
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
@@ -133,7 +148,7 @@ class Run:
     def text(self) -> str:
         return (self.folder / "snakemake.log").read_text()
 
-    def finish(self, seconds: float = 600) -> int:
+    def finish(self, seconds: float = 1200) -> int:
         """Exit code."""
         assert self.process
         return self.process.wait(seconds)
@@ -144,7 +159,7 @@ class Run:
         return {folder: job for job, folder in re.findall(pattern, self.text)}
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120, run: Run | None = None) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 600, run: Run | None = None) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if run and run.process and run.process.poll() is not None:
@@ -152,3 +167,17 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 120, r
         if time.monotonic() > end:
             raise AssertionError(f"waited {seconds} s in vain for {what}\n{run.text if run else ''}")
         time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="session")
+def finished(cluster, folder) -> Run:
+    """The whole workflow: two GPUs, so two processes, for PPO; and too little memory for the first try at scoring."""
+    profile = edited_profile(folder / "profile", {"score_answers": "250 + 4000 * (attempt - 1)"}, account="", gpus=2)
+    run = Run(cluster, folder, profile, ["--configfile", "config.yaml", "--notemp"]).start()
+    assert run.finish(1800) == 0, run.text
+    return run

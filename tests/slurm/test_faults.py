@@ -1,169 +1,150 @@
-"""The profile under every fault that Slurm knows, on a small workflow of stages that can be resumed."""
+"""PPO hit by every fault that Slurm knows, all in one run; then the same command again, and once more."""
 
 import json
-import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from workspace import write_config
 
-from .conftest import ROOT, Run, edited_profile, wait_for
+from elkflow.failures import failures
+from elkflow.files import sha256
 
-RUNS = ("fails", "hangs", "memory", "cancelled", "node")
-SNAKEFILE = f"""
-import sys
+from .conftest import Run, edited_profile, wait_for
 
-sys.path.insert(0, {str(ROOT / "workflow" / "scripts")!r})
-from elkflow.locks import drop_stale, hold
-from elkflow.orphans import end_orphans
-
-if workflow.is_main_process:
-    drop_stale()
-
-
-onstart:
-    hold()
-    if workflow.executor_plugin.name == "slurm":
-        end_orphans()
+SCRIPT = "train_ppo.py"
+STEPS = 200  # many times what a run does between its first checkpoint and the fault
+SEEDS = {"fails": 0, "hangs": 1, "memory": 2, "cancelled": 3, "node": 4}  # what happens to the run of each seed
+STRUCK = ("fails", "hangs", "cancelled", "node")  # at work; too little memory ends a run before it starts
+TARGETS = [f"results/runs/faulty/seed{seed}/manifest.json" for seed in SEEDS.values()]
 
 
-rule all:
-    input:
-        expand("done/{{run}}", run={RUNS}),
+def upstream(folder: Path) -> dict[str, str]:
+    """Hash and time of everything made before PPO."""
+    made = [path for path in (folder / "results").rglob("*") if path.is_file() and "runs" not in path.parts]
+    return {str(path): f"{sha256(path)} {path.stat().st_mtime_ns}" for path in made}
 
 
-rule split_dataset:
-    output:
-        "data",
-    log:
-        "logs/data.log",
-    shell:
-        "date +%s%N >{{output}}"
-
-
-rule train_ppo:
-    input:
-        "data",
-    output:
-        "done/{{run}}",
-    log:
-        "logs/{{run}}.log",
-    resources:
-        gpu=0,
-        processes=1,
-    shell:
-        "python {Path(__file__).with_name("resumable.py")} {{wildcards.run}} {{output}} >>{{log}} 2>&1"
-"""
+def went_on(folder: Path, fault: str) -> bool:
+    """Whether the newest log of a run says that PPO went on from a checkpoint."""
+    return "going on after step" in (folder / f"logs/runs/faulty/seed{SEEDS[fault]}/train_ppo.log").read_text()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    (folder / "Snakefile").write_text(SNAKEFILE)
-    return folder
+def start(cluster, finished, folder) -> Iterator:
+    """Start a longer run of five seeds, of which only PPO is left to do; nothing is tried twice."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (run,) = config["runs"].values()
+    run["ppo"] |= {"steps": STEPS, "checkpoint_every": 10, "evaluate_every": 100}
+    config["runs"] = {"faulty": run | {"seeds": list(SEEDS.values())}}
+    write_config(folder / "faulty.yaml", config)
 
+    def begin(memory: str) -> tuple[Run, dict[str, str]]:
+        profile = edited_profile(folder / "faulty", {"train_ppo": memory}, account="", gpus=1)
+        run = Run(cluster, folder, profile, ["--configfile", "faulty.yaml"]).start("--retries", "0", *TARGETS)
+        left = {fault: seed for fault, seed in SEEDS.items() if not (folder / TARGETS[seed]).exists()}
+        names = {fault: f"rule_train_ppo/faulty_{seed}" for fault, seed in left.items()}
+        wait_for(lambda: set(names.values()) <= set(run.jobs()), "the jobs", run=run)
+        return run, {fault: run.jobs()[name] for fault, name in names.items()}
 
-def steps(folder: Path, run: str) -> list[dict]:
-    file = folder / f"{run}.steps"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-@pytest.fixture(scope="module")
-def start(cluster, folder):
-    """Start the workflow on the cluster, as shipped but for the block, the memory of one run, and `--retries 0`."""
-
-    def begin(name: str, memory: str) -> Run:
-        profile = edited_profile(folder / name, account="", gpus=1)
-        file = profile / "profile.v9+.yaml"
-        text, count = re.subn(r"(  train_ppo:\n(?:    .*\n)*?    mem_mb: ).*", rf"\g<1>{memory}", file.read_text())
-        assert count == 1
-        file.write_text(text)
-        return Run(cluster, folder, profile, snakefile=folder / "Snakefile").start("--retries", "0")
-
-    return begin
+    before = upstream(folder)
+    yield begin
+    assert upstream(folder) == before, "a finished stage was repeated"
 
 
 @pytest.fixture(scope="module")
 def broken(cluster, folder, start) -> tuple[Run, dict[str, str]]:
-    """Every run hit by another fault while it is at work, and the controller restarted meanwhile."""
-    run = start("first", "300 if wildcards.get('run') == 'memory' else 2000")
-    names = {name: f"rule_train_ppo/{name}" for name in RUNS}
-    wait_for(lambda: set(names.values()) <= set(run.jobs()), "five jobs", run=run)
-    jobs = {name: run.jobs()[folder] for name, folder in names.items()}
-    for name in ("fails", "hangs", "cancelled", "node"):
-        wait_for(lambda name=name: steps(folder, name), f"{name} to be at work", run=run)
-    # takes every job of the node along; Slurm starts them again
+    """Every run hit by its fault, the controller restarted meanwhile."""
+    run, jobs = start(f"400 if wildcards.get('seed') == '{SEEDS['memory']}' else 8000")
+    waiting = set(STRUCK)
+
+    def stopped_with_a_checkpoint(fault: str) -> bool:
+        """Held where it is, so that none is over before all are hit."""
+        if not list((folder / f"results/runs/faulty/seed{SEEDS[fault]}/checkpoints").glob("step-*/hashes.json")):
+            return False
+        cluster.signal(jobs[fault], SCRIPT, signal.SIGSTOP)
+        return True
+
+    def all_stopped() -> bool:
+        waiting.difference_update([fault for fault in waiting if stopped_with_a_checkpoint(fault)])
+        return not waiting
+
+    wait_for(all_stopped, "a first checkpoint of every run", run=run)
+    old = {fault: cluster.processes(jobs[fault], SCRIPT) for fault in STRUCK}
     node = cluster.node_of(jobs["node"])
-    cluster.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    wait_for(lambda: len({step["process"] for step in steps(folder, "node")}) == 2, "a second start", run=run)
-    for name in ("fails", "hangs", "cancelled"):
-        wait_for(lambda name=name: cluster.processes(jobs[name], "resumable.py"), f"{name} to be back", run=run)
+    lost = [fault for fault in STRUCK if cluster.node_of(jobs[fault]) == node]
+    cluster.fail_node(node)  # Slurm starts its jobs again
+
+    def back(fault: str) -> bool:
+        now = cluster.processes(jobs[fault], SCRIPT)
+        return bool(now) and not set(now) & set(old[fault])
+
+    for fault in lost:
+        wait_for(lambda fault=fault: back(fault), f"{fault} to be back", run=run)
+    cluster.signal(jobs["fails"], SCRIPT, signal.SIGKILL)
+    cluster.signal(jobs["hangs"], SCRIPT, signal.SIGSTOP)
     cluster.run("scontrol", "update", f"JobId={jobs['hangs']}", "TimeLimit=1")
-    cluster.signal(jobs["fails"], "resumable.py", signal.SIGKILL)
-    cluster.signal(jobs["hangs"], "resumable.py", signal.SIGSTOP)
     cluster.run("scancel", jobs["cancelled"])
     cluster.restart_controller(outage=5)
-    (folder / "enough").touch()  # what still runs may end
-    assert run.finish(300) == 1, run.text
+    assert run.finish() == 1, run.text
     return run, jobs
 
 
 @pytest.mark.parametrize(
     ("fault", "state", "reason"),
     [
-        ("fails", "FAILED", "Killed"),
+        ("fails", "FAILED", "exit code"),
         ("hangs", "TIMEOUT", "DUE TO TIME LIMIT"),
-        ("memory", "FAILED", "Killed"),
-        ("cancelled", "CANCELLED", "CANCELLED"),
+        ("memory", "FAILED", "exceeded memory limit"),
+        ("cancelled", "CANCELLED", "CANCELLED AT"),
     ],
 )
 def test_error_names_rule_job_reason_and_log(broken, fault, state, reason):
     run, jobs = broken
-    errors = re.split(r"^Error in (?=rule )", run.text, flags=re.MULTILINE)[1:]
-    (error,) = [error for error in errors if f"external_jobid: {jobs[fault]}\n" in error]
-    assert error.startswith("rule train_ppo:")
-    assert f"SLURM-job '{jobs[fault]}' failed, SLURM status is: '{state}'" in error
-    assert f"logs/{fault}.log" in error
-    (log,) = re.findall(rf"\S+/{jobs[fault]}\.log", error)
-    assert reason in Path(log).read_text()
+    (failure,) = [failure for failure in failures(run.text) if failure.job == jobs[fault]]
+    assert (failure.rule, failure.state) == ("train_ppo", state)
+    assert reason in failure.reason
+    assert failure.logs[0] == f"logs/runs/faulty/seed{SEEDS[fault]}/train_ppo.log"
+    assert failure.logs[1].endswith(f"/{jobs[fault]}.log")
+    listed = run.text.split("Slurm jobs that failed: 4\n")[1]
+    assert str(failure) in listed
 
 
-def test_slurm_itself_starts_the_job_of_a_dead_node_again(broken, folder):
+def test_slurm_itself_restarts_the_job_of_a_dead_node(broken, folder):
     run, jobs = broken
     assert f"external_jobid: {jobs['node']}\n" not in run.text
-    assert (folder / "done/node").exists()
-    assert len({step["process"] for step in steps(folder, "node")}) == 2
+    assert (folder / TARGETS[SEEDS["node"]]).exists() and went_on(folder, "node")
 
 
 @pytest.fixture(scope="module")
 def recovered(broken, cluster, folder, start) -> Run:
-    """The same command with a node drained, killed at work, and given once more."""
-    (folder / "enough").unlink()
-    before = (folder / "data").stat().st_mtime_ns
+    """The same command with a node drained; Snakemake killed while its jobs are at work; and once more."""
     cluster.run("scontrol", "update", "NodeName=gpu1", "State=DRAIN", "Reason=test")
-    known = len(steps(folder, "cancelled"))
-    run = start("second", "2000")
-    wait_for(lambda: len(steps(folder, "cancelled")) > known, "the cancelled run to go on", run=run)
-    orphans = run.jobs()
-    nodes = {cluster.node_of(job) for job in orphans.values()} - {""}
-    assert nodes == {"gpu2"}, "a drained node got a job"
+    run, orphans = start("8000")
+    assert set(orphans) == {"fails", "hangs", "memory", "cancelled"}
+    for fault, job in orphans.items():
+        wait_for(lambda job=job: cluster.processes(job, SCRIPT), f"{fault} to be at work", run=run)
+        cluster.signal(job, SCRIPT, signal.SIGSTOP)
+    assert {cluster.node_of(job) for job in orphans.values()} == {"gpu2"}, "a drained node got a job"
     assert run.process
     run.process.kill()
     run.process.wait()
-    again = start("second", "2000")
-    wait_for(lambda: len(again.jobs()) == len(orphans), "the jobs to be submitted again", run=again)
+    again, jobs = start("8000")
     assert {cluster.states()[job] for job in orphans.values()} == {"CANCELLED"}
-    (folder / "enough").touch()
-    assert again.finish(200) == 0, again.text
+    assert not set(jobs.values()) & set(orphans.values())
+    assert again.finish() == 0, again.text
     cluster.run("scontrol", "update", "NodeName=gpu1", "State=RESUME")
-    assert (folder / "data").stat().st_mtime_ns == before, "a finished stage was repeated"
     return again
 
 
-def test_starting_again_goes_on_where_every_run_stopped(recovered, folder):
-    assert "rule split_dataset" not in recovered.text
-    for name in RUNS:
-        assert (folder / f"done/{name}").exists()
-        numbers = [step["step"] for step in steps(folder, name)]
-        assert numbers == list(range(len(numbers))), f"{name} repeated a step or had two writers"
+def test_starting_again_finishes_every_run_without_a_gap(recovered, folder):
+    for seed in SEEDS.values():
+        rows = (folder / f"results/runs/faulty/seed{seed}/metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == list(range(1, STEPS + 1)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("fault", STRUCK)
+def test_ppo_went_on_from_its_checkpoint(recovered, folder, fault):
+    assert went_on(folder, fault)

@@ -10,13 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hub_server import Hub
 
 from elkflow.errors import UserError
 from elkflow.files import read_json, sha256, write_json
 from elkflow.lineage import check, write_manifest
 
-SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "workflow" / "scripts"
 OLD, NEW = "a" * 40, "b" * 40
 CARD = """---
 configs:
@@ -222,3 +224,16 @@ def test_without_a_token_nothing_is_pushed(monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(UserError, match="HF_TOKEN is not set"):
         token()
+
+
+def test_a_model_without_a_pinned_commit_is_refused_and_the_hub_asked_for_one(hub, tmp_path):
+    """As `config/thesis.yaml` has one."""
+    hub.add("me/model", {"config.json": b"{}"}, NEW)
+    thesis = yaml.safe_load((ROOT / "config" / "thesis.yaml").read_text(encoding="utf-8"))["models"]["unifiedqa"]
+    assert thesis["hub"]["revision"] == "0" * 40
+    settings = json.dumps({"hub": {"id": "me/model", "revision": "0" * 40}})
+    given = ["--settings", settings, "--checkpoint", tmp_path / "checkpoint", "--manifest", tmp_path / "m.json"]
+    message = refused(script("fetch_model", hub, tmp_path, *given))
+    assert message.endswith(f"pins no commit yet (`revision` is all zeros); the newest is {NEW}: write that")
+    message = refused(script("fetch_model", hub, tmp_path, *given, HF_HUB_OFFLINE="1"))
+    assert "the hub could not be asked" in message and "snakemake prefetch" in message

@@ -12,6 +12,7 @@ sys.path.insert(0, str(WORKFLOW / "scripts"))
 
 from elkflow.config import Config, preflight
 from elkflow.errors import UserError
+from elkflow.failures import show_failures
 from elkflow.locks import drop_stale, hold
 from elkflow.orphans import end_orphans
 from elkflow.provenance import imports, script_path
@@ -31,6 +32,10 @@ onstart:
     hold()
     if workflow.executor_plugin.name == "slurm":
         end_orphans()
+
+
+onerror:
+    show_failures(log)
 
 
 wildcard_constraints:

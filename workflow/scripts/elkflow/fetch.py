@@ -47,6 +47,8 @@ CHECKOUT = (
     "sentencepiece.bpe.model",
 )
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+UNKNOWN = "0" * 40
+"""A revision that a config does not know yet."""
 UNSAFE = ("*.py", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
@@ -167,6 +169,10 @@ def from_hub(hub: HubSource, folder: Path, wanted: Callable[[str], bool]) -> Non
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if hub.revision == UNKNOWN:
+        raise UserError(
+            f"hub model {hub.id}: the config pins no commit yet (`revision` is all zeros); {newest(hub.id)}"
+        )
     patterns = [pattern for pattern in (*CHECKOUT, *WEIGHTS, *UNSAFE) if wanted(pattern)]
     options: dict[str, Any] = {
         "repo_id": hub.id,
@@ -187,6 +193,17 @@ def from_hub(hub: HubSource, folder: Path, wanted: Callable[[str], bool]) -> Non
     for file in sorted(snapshot.iterdir()):
         if file.is_file() and wanted(file.name):
             place(file.resolve(), folder / file.name, link=True)
+
+
+def newest(name: str) -> str:
+    """What to write as the revision of a hub model, asked of the hub; or why it cannot be told."""
+    from huggingface_hub import HfApi
+
+    try:
+        return f"the newest is {HfApi().model_info(name, timeout=30).sha}: write that"
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"the hub could not be asked for one ({first}): `snakemake prefetch` does, where there is a network"
 
 
 def from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
