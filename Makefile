@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint bench dag report verify push faults mutation audit clean slurm-profile
+.PHONY: help run test lint bench dag slow report verify push faults mutation audit clean slurm-profile
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -19,6 +19,9 @@ run: $(READY) ## run the workflow on config/config.yaml: data to verdict
 
 test: $(READY) ## run the test suite
 	OMP_NUM_THREADS=1 python -m pytest  # tiny models: a second thread only waits for the first
+
+slow: $(READY) ## run the tests that take minutes: a real Slurm, an environment for every rule, a cache between workflows
+	ELKFLOW_TEST_SLOW=1 OMP_NUM_THREADS=1 python -m pytest tests/slurm tests/portability tests/conda
 
 lint: $(READY) ## check format, style, types and rules
 	ruff format --check .

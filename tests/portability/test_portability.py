@@ -1,5 +1,6 @@
 """Elsewhere: a read-only checkout, another workflow's module, a cache shared between workflows."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from workspace import ROOT, make_workspace
 
 PARTS = ("Snakefile", "workflow", "config", "envs", "profiles")
+SPLITS = ("train", "ppo", "val")
 REWARDS = "results/rewards/truth/countries/ppo.parquet"
 BASE = "results/evaluations/base/smollm2/countries/control/results.json"
 CACHED = ["--cache", "extract_hiddens", "evaluate_base", "--"]
@@ -64,6 +66,13 @@ def contents(folder: Path) -> set[str]:
 
 def test_a_read_only_checkout_works_in_another_folder(elsewhere):
     assert (elsewhere / REWARDS).stat().st_size > 0
+
+
+def test_every_split_has_states_of_its_own_in_the_cache(elsewhere):
+    """The three splits of a dataset come from one job: the cache must not take one for another."""
+    manifests = [elsewhere / f"results/hiddens/smollm2/countries/training/{split}.manifest.json" for split in SPLITS]
+    hashes = {json.loads(manifest.read_text())["outputs"]["states"]["sha256"] for manifest in manifests}
+    assert len(hashes) == len(SPLITS)
 
 
 def test_another_workflow_imports_it_as_a_module(checkout, elsewhere):

@@ -26,6 +26,8 @@ class Cluster:
     """A running Slurm: two CPU nodes, two GPU nodes of four invented GPUs."""
 
     folder: Path
+    users: list[subprocess.Popen] = field(default_factory=list)
+    """Every Snakemake that was started on it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -97,9 +99,12 @@ def cluster() -> Iterator[Cluster]:
     # sockets need a short path
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"))
     subprocess.run([SCRIPT, "up", folder], check=True)
+    cluster = Cluster(folder)
     try:
-        yield Cluster(folder)
+        yield cluster
     finally:
+        for user in cluster.users:
+            user.kill()
         subprocess.run([SCRIPT, "down", folder], check=True)
         shutil.rmtree(folder)
 
@@ -142,6 +147,7 @@ class Run:
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
         )
+        self.cluster.users.append(self.process)
         return self
 
     @property

@@ -1,11 +1,15 @@
 """What a user reads about Slurm jobs that failed, and jobs that a killed Snakemake left at work."""
 
+import asyncio
+import logging
 import subprocess
 
 import pytest
+import snakemake_executor_plugin_slurm as plugin
 
 from elkflow import orphans
 from elkflow.failures import failures, show_failures
+from elkflow.patience import keep_watching
 
 SNAKEMAKE = """\
 [Tue Nov 24 00:40:44 2026]
@@ -40,6 +44,12 @@ Error in rule fetch_model:
             "slurmstepd: error: Detected 1 oom_kill event in StepId=2.0. Some of the step tasks have been OOM Killed.\n"
             "slurmstepd: error: *** JOB 2 ON gpu1 CANCELLED AT 2026-11-24T00:40:43 ***\n",
             "Detected 1 oom_kill event in StepId=2.0. Some of the step tasks have been OOM Killed.",
+        ),
+        (
+            "FAILED",
+            "slurmstepd-gpu1: error: StepId=2.0 exceeded memory limit (426647552 > 419430400), being killed\n"
+            "slurmstepd-gpu1: error: Exceeded job memory limit\nsrun: error: gpu1: task 0: Killed\n",
+            "StepId=2.0 exceeded memory limit (426647552 > 419430400), being killed",
         ),
         ("FAILED", "srun: error: gpu1: task 0: Exited with exit code 1\n", "gpu1: task 0: Exited with exit code 1"),
         ("CANCELLED", "host: gpu1\n", ""),
@@ -118,3 +128,13 @@ def test_a_controller_that_does_not_answer_stops_the_start(slurm, tmp_path):
     (tmp_path / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(subprocess.CalledProcessError):
         orphans.end_orphans(logged(tmp_path / "state", "SLURM run ID: dead-run\n"))
+
+
+def test_jobs_are_kept_while_the_controller_does_not_answer(monkeypatch):
+    monkeypatch.setattr(plugin, "query_job_status", plugin.query_job_status)  # put back afterwards
+    ask = ["false", "printf 7|RUNNING"]
+    assert asyncio.run(plugin.query_job_status(ask[0], logging.getLogger())) == (None, None), "the pin's own answer"
+    keep_watching(plugin)
+    assert asyncio.run(plugin.query_job_status(ask[0], logging.getLogger())) == ({}, 0.0)
+    states, seconds = asyncio.run(plugin.query_job_status(ask[1], logging.getLogger()))
+    assert states == {"7": "RUNNING"} and seconds > 0

@@ -15,6 +15,7 @@ from elkflow.errors import UserError
 from elkflow.failures import show_failures
 from elkflow.locks import drop_stale, hold
 from elkflow.orphans import end_orphans
+from elkflow.patience import keep_watching
 from elkflow.provenance import imports, script_path
 
 try:
@@ -32,6 +33,7 @@ onstart:
     hold()
     if workflow.executor_plugin.name == "slurm":
         end_orphans()
+        keep_watching(sys.modules["snakemake_executor_plugin_slurm"])
 
 
 onerror:

@@ -28,6 +28,8 @@ rule extract_hiddens:
         processes=1,
     params:
         settings=settings("models/{model}"),
+        # three splits come from one job: `--cache` would take one for another without this, for it looks at params only
+        split=lambda wildcards: wildcards.split,
     shell:
         launched(
             "{input.script:q} --settings {params.settings:q}"

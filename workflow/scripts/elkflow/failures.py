@@ -16,7 +16,8 @@ LOGS = re.compile(r"^    log: (.+) \(check log file\(s\) for error details\)$", 
 JOB = re.compile(r"^    external_jobid: (\S+)$", re.MULTILINE)
 STATE = re.compile(r"SLURM status is: '(\w+)'")
 DAEMON = re.compile(r"^(?:slurmstepd\S*|srun): error: (.+)$", re.MULTILINE)
-TELLING = re.compile(r"DUE TO|memory|oom|killed|exited with exit code", re.IGNORECASE)
+TELLING = re.compile(r"DUE TO|exceeded memory|oom_kill")
+"""What says more than that a task ended."""
 
 
 @dataclass(frozen=True)
