@@ -8,6 +8,7 @@ import without_rl as script
 from elkflow import baselines
 from elkflow.errors import UserError
 from elkflow.files import write_table
+from elkflow.lineage import check
 
 
 def test_best_of_n_by_hand():
@@ -74,8 +75,11 @@ def test_the_script_joins_by_question(tmp_path):
     arguments = ["--name", "quick", "--wording", "training", "--counts", "1", "4", "--table", str(tmp_path / "out.csv")]
     for name in ("samples", "rewards", "prompts"):
         arguments += [f"--{name}", str(tmp_path / f"{name}.parquet")]
+    (tmp_path / "lineage.json").write_text("{}")
+    arguments += ["--lineage", str(tmp_path / "lineage.json"), "--manifest", str(tmp_path / "out.manifest.json")]
     script.main(arguments)
     written = pd.read_csv(tmp_path / "out.csv")
+    assert len(check(tmp_path / "out.manifest.json")["inputs"]) == 1
     assert written["run"].eq("quick").all() and len(written) == 4
     assert written["accuracy"].tolist() == pytest.approx(baselines.without_rl(table, [1, 4])["accuracy"].tolist())
     write_table(table[["id", "rewards"]].iloc[1:], tmp_path / "rewards.parquet")

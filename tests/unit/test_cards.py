@@ -10,9 +10,9 @@ def test_front_matter_is_what_the_hub_reads(results, verdict):
     from huggingface_hub import ModelCard
 
     manifest = results / "models/m/manifest.json"
-    source = {"hub": {"id": "someone/model", "revision": "0" * 40}, "licence": "apache-2.0"}
+    source = {"hub": {"id": "someone/model", "revision": "0" * 40}}
     write_json(manifest, read_json(manifest) | {"settings": source})
-    read = ModelCard(card(verdict["trainings"][0], verdict, results))
+    read = ModelCard(card(verdict["trainings"][0], verdict, results, "apache-2.0"))
     assert (read.data.license, read.data.base_model) == ("apache-2.0", "someone/model")
     accuracy = {result.dataset_name: result.metric_value for result in read.data.eval_results}
     assert accuracy == {"d (training)": 1.0, "d (held_out)": 0.5, "d (cloze)": 0.75}

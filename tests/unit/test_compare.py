@@ -10,7 +10,7 @@ import pytest
 import show_verdict
 from finished import PLAN, samples, write_results, write_suite
 
-from elkflow import compare
+from elkflow import compare, headlines, tables
 from elkflow.errors import UserError
 from elkflow.files import read_json
 from elkflow.settings.summary import Plan
@@ -97,6 +97,51 @@ def test_sign_flip_agrees_with_the_exact_count():
     assert compare.sign_flip(np.array([1.0, -1.0])) == 1.0
 
 
+def board(results, folder, right, prose=False):
+    """A leaderboard of three tasks of other sizes, one of them in two parts, answered right as often as told."""
+    tables = [
+        samples(task, [1] * count + [0] * (size - count)) for (task, size), count in zip(BOARD, right, strict=True)
+    ]
+    tables[2]["part"] = ["a"] * 10 + ["b"] * 30
+    write_suite(results / folder / "board", tables)
+    if prose:
+        write_suite(
+            results / folder / "prose", [samples("x", [1] * 4), samples("y", values=[0.5] * 4)], "bits_per_byte"
+        )
+
+
+BOARD = (("arc", 20), ("hella", 80), ("mmlu", 40))
+
+
+def test_a_suite_has_the_plain_mean_of_its_tasks(results):
+    plan = PLAN.model_copy(update={"suites": {"target": ["training", "held_out"], "board": [], "prose": []}})
+    board(results, "evaluations/base/m/d", (10, 40, 10), prose=True)
+    for seed in (0, 1):
+        board(results, f"evaluations/tuned/r/seed{seed}", (15, 40, 10), prose=True)
+    table = compare.averages(plan, results)
+    assert list(zip(table["seed"], table["suite"], table["tasks"], strict=True)) == [(0, "board", 3), (1, "board", 3)]
+    row = table.iloc[0]
+    assert row["base"] == pytest.approx((10 / 20 + 40 / 80 + (10 / 10 + 0 / 30) / 2) / 3)
+    assert row["difference"] == pytest.approx(0.25 / 3)
+    # only arc changed, on 5 of 20 questions: a third of its own error, √(0.25 · 0.75 / 20)
+    width = (row["ci_high"] - row["ci_low"]) / 2
+    assert width == pytest.approx(1.96 / 3 * np.sqrt(0.25 * 0.75 / 20), rel=0.2)
+
+
+def test_the_average_stands_in_the_verdict_the_report_and_the_terminal(results):
+    plan = PLAN.model_copy(update={"suites": {"target": ["training", "held_out"], "board": []}})
+    board(results, "evaluations/base/m/d", (10, 40, 10))
+    for seed in (0, 1):
+        board(results, f"evaluations/tuned/r/seed{seed}", (15, 40, 10))
+    folder = results / "summary"
+    script.main(["--settings", plan.model_dump_json(), "--results", str(results), "--output", str(folder)])
+    shown = "board, average of 3 tasks"
+    assert shown in (folder / "comparison.md").read_text() and shown in (folder / "evaluation.html").read_text()
+    assert "board, average of 3" in (folder / "overview.html").read_text()
+    assert f"{shown}: 50.0 % -> 58.3 %" in tables.verdict_text(read_json(folder / "verdict.json"))
+    assert headlines.headlines(results)[1] == []
+
+
 def test_over_seeds_keeps_every_seed(results):
     row = compare.over_seeds(compare.compare(PLAN, results)).set_index("task").loc["training"]
     assert row["per_seed"] == pytest.approx({0: 0.5, 1: 0.4})
@@ -112,10 +157,14 @@ def test_a_thousand_runs_are_a_short_plan():
     runs = {f"sweep+learning_rate={i}": run for i in range(1000)}
     plan = Plan.of(
         SimpleNamespace(
-            runs=runs, evaluation=SimpleNamespace(suites={}, fresh_probe=False, without_rl=()), probes={"p": None}
+            runs=runs,
+            evaluation=SimpleNamespace(suites={}, fresh_probe=False, without_rl=()),
+            probes={"p": None},
+            models={"m": SimpleNamespace(licence="apache-2.0"), "unused": SimpleNamespace(licence="mit")},
         )
     )
     assert len(plan.model_dump_json()) < 60_000 and len(plan.trainings()) == 3000
+    assert plan.licences == {"m": "apache-2.0"}
 
 
 def run_script(results):

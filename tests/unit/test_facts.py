@@ -139,3 +139,12 @@ def test_a_bad_table_is_named(tmp_path, change, message):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_facts(tmp_path / "nowhere.csv")
+
+
+def test_the_label_of_a_sabotaged_probe_is_a_cue_that_says_nothing_of_the_truth(rows):
+    cue = generate(FACTS, label="number").to_pylist()
+    assert [row | {"label": 0} for row in cue] == [row | {"label": 0} for row in rows]
+    for row in cue:
+        assert bool(row["label"]) == (row["relation"] in ("population", "area"))
+    agree = sum(one["label"] == other["label"] for one, other in zip(cue, rows, strict=True)) / len(rows)
+    assert abs(agree - 0.5) < 0.03

@@ -131,7 +131,7 @@ def test_worse_abilities_are_told(verdict):
 
 def test_fresh_probes_and_baselines_without_training_have_a_place(verdict):
     after = {"frozen": {"auroc": 0.6, "auroc_low": 0.55, "auroc_high": 0.65, "layer": 2}}
-    after["fresh"] = {"auroc": 0.95, "auroc_low": 0.93, "auroc_high": 0.97, "layer": 3}
+    after |= {"fresh": {"auroc": 0.95, "auroc_low": 0.93, "auroc_high": 0.97, "layer": 3}, "before": 0.9712}
     trainings = [training | {"probes_after": after} for training in verdict["trainings"]]
     without = [{"method": "best of 4", "accuracy": "0.9"}]
     comparison = pd.DataFrame(verdict["evaluations"])
@@ -139,6 +139,7 @@ def test_fresh_probes_and_baselines_without_training_have_a_place(verdict):
     headings = [block["text"] for block in page.blocks if block["kind"] == "heading"]
     assert headings == ["The probe or the truth?", "Hidden or kept?", "Without reinforcement learning"]
     (row, _) = digest.fresh_rows(verdict | {"trainings": trainings})
+    assert row["before training"] == "0.971, layer 2"
     assert (
         row["after, frozen probe"].startswith("0.600") and row["after, fresh probe"] == "0.950 [0.930, 0.970], layer 3"
     )

@@ -1,12 +1,14 @@
 """Every number of the summary comes out again, and a changed one is named."""
 
 import re
+import shutil
 
 import compare as script
 import pytest
 import recompute as recompute_script
 from finished import PLAN, write_results
 
+from elkflow import compare, headlines, metrics
 from elkflow.errors import UserError
 from elkflow.files import read_json, write_json
 from elkflow.recompute import recompute
@@ -38,8 +40,9 @@ def edited(results):
 
 def test_all_numbers_come_out_again(results, capsys):
     recompute_script.main(["--results", str(results)])
-    count = int(re.search(r"all (\d+) numbers", capsys.readouterr().out)[1])
-    assert count > 150
+    printed = capsys.readouterr().out
+    assert int(re.search(r"all (\d+) numbers", printed)[1]) > 150
+    assert int(re.search(r"(\d+) headline figures", printed)[1]) > 50
 
 
 def test_a_prettier_number_in_the_verdict_is_found(results):
@@ -73,3 +76,41 @@ def test_another_reward_in_the_log_changes_the_trend(edited, results):
     edited("runs/r/seed0/metrics.jsonl", '"reward": 0.5', '"reward": 0.1')
     with pytest.raises(UserError, match=r"trainings\[0\]: reward_trend: change is"):
         recompute(results)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "mistake", "message"),
+    [
+        (compare, "mcnemar", lambda a, b: 0.5 * metrics.mcnemar(a, b), r"training: p is .*, by other means"),
+        (compare, "holm", lambda values: list(values), r"p \(Holm\) is"),
+        (compare, "influence", lambda samples: samples["value"].to_numpy(float) * 1.01, r"training: base is 0.505"),
+        (
+            compare,
+            "paired",
+            lambda base, tuned, task: (
+                base[base["task"] == task].reset_index(drop=True),
+                tuned[tuned["task"] == task].iloc[::-1].reset_index(drop=True),
+            ),
+            r"seed 1, training: p is",
+        ),
+        (
+            compare,
+            "resamples",
+            lambda n, *_, **__: metrics.resamples(n, 200, 1, [i // 12 for i in range(n)]),
+            "ci_low is",
+        ),
+    ],
+)
+def test_a_mistake_of_the_comparison_itself_is_found(results, tmp_path, monkeypatch, place, name, mistake, message):
+    """Recomputing with the same code agrees with itself; other means do not agree with it."""
+    monkeypatch.setattr(place, name, mistake)
+    folder = shutil.copytree(results, tmp_path / "results")
+    arguments = ["--settings", PLAN.model_dump_json(), "--results", str(folder), "--output", str(folder / "summary")]
+    script.main(arguments)
+    _, wrong = headlines.headlines(folder)
+    assert any(re.search(message, line) for line in wrong), wrong
+
+
+def test_holm_by_definition_is_holm():
+    values = [0.04, 0.01, 0.03, 0.01, 0.9]
+    assert headlines._holm(values) == pytest.approx(metrics.holm(values))

@@ -107,3 +107,21 @@ def test_a_file_nobody_describes_is_found(results):
     made(results / "rewards/p/d", "val.parquet", inputs=[stray], name="val.manifest.json")
     with pytest.raises(UserError, match=r"rewards/p/d/extra.parquet, an input of .*: no manifest describes it"):
         verify(results)
+
+
+def test_baselines_without_training_and_fresh_probes_are_links_too(results):
+    plan = PLAN.model_copy(update={"without_rl": True, "fresh_probe": True})
+    (results / "evaluations/without_rl").mkdir()
+    (results / "evaluations/without_rl/r.csv").write_text("run\nr\n")
+    rewards = results / "rewards/p/d/val.manifest.json"
+    made(results / "evaluations/without_rl", "r.csv", inputs=[rewards], name="r.manifest.json")
+    for seed in (0, 1):
+        folder = results / f"runs/r/seed{seed}"
+        write_json(folder / "fresh_probe.json", {})
+        made(folder, "fresh_probe.json", inputs=[results / "probes/p/manifest.json"], name="fresh_probe.manifest.json")
+    made(results / "summary", "verdict.json", inputs=list(manifests(plan, results).values()))
+    wanted = {"evaluations/without_rl/r.manifest.json", "runs/r/seed1/fresh_probe.manifest.json"}
+    assert wanted <= set(verify(results))
+    (results / "evaluations/without_rl/r.csv").write_text("run\nanother\n")
+    with pytest.raises(UserError, match=r"r.manifest.json describes evaluations/without_rl/r.csv with hash"):
+        verify(results)

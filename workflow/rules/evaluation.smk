@@ -144,10 +144,16 @@ rule without_rl:
         ),
         rewards=of_run("<results>/rewards/{probe}/{dataset}/val.parquet"),
         prompts=of_run("<results>/prompts/{policy}/{dataset}/{trained}/val.parquet"),
+        lineage=of_run(
+            "<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json",
+            "<results>/rewards/{probe}/{dataset}/val.manifest.json",
+            "<results>/prompts/{policy}/{dataset}/{trained}/manifest.json",
+        ),
         script=script_path("without_rl"),
         code=imports("without_rl"),
     output:
         table="<results>/evaluations/without_rl/{run}.csv",
+        manifest="<results>/evaluations/without_rl/{run}.manifest.json",
     log:
         "<logs>/evaluations/without_rl/{run}.log",
     conda:
@@ -158,4 +164,4 @@ rule without_rl:
     shell:
         "python {input.script:q} --name {wildcards.run:q} --wording {params.wording:q} --counts {params.counts:q}"
         " --samples {input.samples:q} --rewards {input.rewards:q} --prompts {input.prompts:q}"
-        " --table {output.table:q} >{log:q} 2>&1"
+        " --lineage {input.lineage:q} --table {output.table:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -2,8 +2,9 @@
 
 from elkflow.settings.summary import Plan
 
-SUITES = list(CONFIG.evaluation.suites)
-WORDINGS = CONFIG.evaluation.wordings()
+# Sorted, as the order they are written in decides nothing that is computed.
+SUITES = sorted(CONFIG.evaluation.suites)
+WORDINGS = sorted(CONFIG.evaluation.wordings())
 PLAN = Plan.of(CONFIG)
 
 

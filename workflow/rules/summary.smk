@@ -37,11 +37,13 @@ rule compare:
         metrics=of_trainings("<results>/runs/{run}/seed{seed}/metrics.jsonl"),
         fresh=(
             of_trainings("<results>/runs/{run}/seed{seed}/fresh_probe.json")
+            + of_trainings("<results>/runs/{run}/seed{seed}/fresh_probe.manifest.json")
             if PLAN.fresh_probe
             else []
         ),
         without_rl=(
             of_trainings("<results>/evaluations/without_rl/{run}.csv")
+            + of_trainings("<results>/evaluations/without_rl/{run}.manifest.json")
             if PLAN.without_rl
             else []
         ),

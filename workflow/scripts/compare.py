@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         ("comparison", tables.comparison_rows(verdict["evaluations"])),
         ("probes", tables.probe_rows(verdict["probes"])),
     ):
-        write_text(out / f"{name}.md", tables.markdown(rows))
+        averages = tables.average_rows(verdict["averages"]) if name == "comparison" else []
+        write_text(out / f"{name}.md", tables.markdown(rows) + ("\n" + tables.markdown(averages) if averages else ""))
     for name, table in (("comparison", comparison), ("probes", tables.flat_probes(verdict["probes"]))):
         with atomic(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
@@ -60,7 +61,9 @@ def main(argv: list[str] | None = None) -> None:
             page.save(out / f"{name}.html")
     for training in verdict["trainings"]:
         folder = arguments.results / "runs" / training["run"] / f"seed{training['seed']}"
-        write_text(folder / "README.md", card(training, verdict, arguments.results))
+        write_text(
+            folder / "README.md", card(training, verdict, arguments.results, plan.licences.get(training["policy"]))
+        )
     write_json(out / "verdict.json", verdict)
     write_manifest(
         out / "manifest.json",

@@ -6,7 +6,7 @@ from pathlib import Path
 from elkflow.baselines import join, without_rl
 from elkflow.cli import parse, run
 from elkflow.files import read_table, write_text
-from elkflow.lineage import check_files
+from elkflow.lineage import check_files, write_manifest
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Arguments:
     samples: Path  # the untrained policy's answers
     rewards: Path
     prompts: Path
+    lineage: list[Path]  # manifests of samples, rewards and prompts
     table: Path
+    manifest: Path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,6 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     table = without_rl(questions, arguments.counts)
     table.insert(0, "run", arguments.name)
     write_text(arguments.table, table.to_csv(index=False))
+    write_manifest(
+        arguments.manifest,
+        outputs={"table": arguments.table},
+        inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage},
+        settings={"wording": arguments.wording, "counts": arguments.counts},
+    )
 
 
 if __name__ == "__main__":

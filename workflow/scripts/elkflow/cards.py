@@ -14,12 +14,13 @@ from elkflow.files import read_json
 TEMPLATES = Path(__file__).parents[2] / "report"
 
 
-def card(training: dict[str, Any], verdict: dict[str, Any], results: Path) -> str:
+def card(training: dict[str, Any], verdict: dict[str, Any], results: Path, licence: str | None = None) -> str:
     """The card of one run and seed as Markdown with the hub's front matter.
 
     Args:
         training: its row of the verdict's `trainings`.
         results: folder with the manifests of the run, its model and its dataset.
+        licence: of the base model, as the hub writes it; unknown licences are called `other`.
     """
     run, seed = training["run"], training["seed"]
     manifest = read_json(results / "runs" / run / f"seed{seed}" / "manifest.json")
@@ -35,7 +36,7 @@ def card(training: dict[str, Any], verdict: dict[str, Any], results: Path) -> st
     ]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), keep_trailing_newline=True)
     return environment.get_template("card.md").render(
-        front_matter=yaml.safe_dump(front_matter(training, rows, model), sort_keys=False, allow_unicode=True),
+        front_matter=yaml.safe_dump(front_matter(training, rows, model, licence), sort_keys=False, allow_unicode=True),
         training=training,
         results=tables.markdown(shown),
         outcome=OUTCOMES.get(training["outcome"]),
@@ -53,7 +54,9 @@ def card(training: dict[str, Any], verdict: dict[str, Any], results: Path) -> st
     )
 
 
-def front_matter(training: dict[str, Any], rows: list[dict[str, Any]], model: dict[str, Any]) -> dict[str, Any]:
+def front_matter(
+    training: dict[str, Any], rows: list[dict[str, Any]], model: dict[str, Any], licence: str | None
+) -> dict[str, Any]:
     """Metadata in the hub's words; the licence is the base model's."""
     given = model.get("settings") or {}
     base = (given.get("hub") or {}).get("id") or (given.get("wheel") or {}).get("name") or training["policy"]
@@ -66,7 +69,7 @@ def front_matter(training: dict[str, Any], rows: list[dict[str, Any]], model: di
         for row in rows
     ]
     return {
-        "license": given.get("licence") or "other",
+        "license": licence or "other",
         "base_model": base,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

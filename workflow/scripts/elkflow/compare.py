@@ -11,6 +11,7 @@ from elkflow.errors import UserError
 from elkflow.files import read_json, read_table
 from elkflow.metrics import bootstrap, holm, mcnemar, mean, paired_bootstrap, resamples
 from elkflow.settings.summary import Plan, Training
+from elkflow.tables import is_share
 
 KEYS = ["task", "part", "doc_id"]
 FLIPS = 10_000
@@ -106,16 +107,20 @@ def difference(
             independent ones.
     """
     first, second = influence(base), influence(tuned)
-    weights = resamples(len(base), n, seed=0, groups=groups)
-    base_value, base_low, base_high = bootstrap(mean, first, weights=weights)
-    tuned_value, tuned_low, tuned_high = bootstrap(mean, second, weights=weights)
-    gain, low, high = paired_bootstrap(first, second, weights=weights)
+    found = intervals(first, second, resamples(len(base), n, seed=0, groups=groups))
     if base["correct"].notna().all() and tuned["correct"].notna().all():
         p_value = mcnemar(base["correct"].to_numpy(bool), tuned["correct"].to_numpy(bool))
     else:
         p_value = sign_flip(second - first)
+    return {"n": len(base)} | found | {"p_value": float(p_value)}
+
+
+def intervals(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """Means of two models' numbers on the same questions [N] and their difference, each with its bootstrap interval."""
+    base_value, base_low, base_high = bootstrap(mean, first, weights=weights)
+    tuned_value, tuned_low, tuned_high = bootstrap(mean, second, weights=weights)
+    gain, low, high = paired_bootstrap(first, second, weights=weights)
     return {
-        "n": len(base),
         "base": base_value,
         "base_low": base_low,
         "base_high": base_high,
@@ -125,7 +130,6 @@ def difference(
         "difference": gain,
         "ci_low": low,
         "ci_high": high,
-        "p_value": float(p_value),
     }
 
 
@@ -142,6 +146,35 @@ def influence(samples: pd.DataFrame) -> np.ndarray:
     value = shares.sum().mean()
     deviation = samples["value"] - shares.transform("sum")
     return (value + len(samples) / len(parts) * weights * deviation).to_numpy(float)
+
+
+def averages(plan: Plan, results: Path) -> pd.DataFrame:
+    """One row for every run, seed and suite of two tasks or more that all count right answers; leaderboards rank by it.
+
+    Wordings are no tasks here: what is trained on and what is not have no average. Columns: run, seed, suite, tasks
+    (how many), n (questions), and as in `compare` base, tuned, difference and their intervals.
+    """
+    rows = []
+    for training in plan.trainings():
+        for suite in (name for name, wordings in plan.suites.items() if not wordings):
+            (facts, base), (_, tuned) = (read_suite(f(results, training, suite)) for f in (base_folder, tuned_folder))
+            if len(facts) < 2 or not all(is_share(each["metric"]) for each in facts.values()):
+                continue
+            pairs = [paired(base, tuned, task) for task in facts]
+            first, second = (stacked([influence(pair[side]) for pair in pairs]) for side in (0, 1))
+            row = {"run": training.run, "seed": training.seed, "suite": suite, "tasks": len(pairs), "n": len(first)}
+            rows.append(row | intervals(first, second, resamples(len(first), plan.resamples, seed=0)))
+    return pd.DataFrame(rows)
+
+
+def stacked(tasks: list[np.ndarray]) -> np.ndarray:
+    """Numbers, one a question of any task, whose plain mean is the mean of the tasks' values, whatever their sizes. [N]
+
+    Args:
+        tasks: each task's `influence`.
+    """
+    count, value = sum(map(len, tasks)), np.mean([task.mean() for task in tasks])
+    return np.concatenate([value + count / len(tasks) / len(task) * (task - task.mean()) for task in tasks])
 
 
 def sign_flip(differences: np.ndarray, seed: int = 0) -> float:

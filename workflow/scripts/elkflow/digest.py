@@ -55,6 +55,13 @@ def headline_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
             | {f"gain, {row['task']} (never trained on)": points(row) for row in own if row["kind"] == "held_out"}
             | {row["task"]: points(row) for row in own if row["kind"] == "general"}
             | {
+                f"{row['suite']}, average of {row['tasks']}": (
+                    f"{number(row['base'], 'acc')} to {number(row['tuned'], 'acc')}, "
+                    + gain(row["difference"], row["ci_low"], row["ci_high"], "acc")
+                )
+                for row in rows_of(verdict["averages"], training)
+            }
+            | {
                 "probe AUROC": f"{probes[training['probe']]['auroc']:.3f}",
                 "agrees with the probe": f"{whom['tuned_probe']:.1%}" if whom else "",
                 "agrees with the truth": f"{whom['tuned_truth']:.1%}" if whom else "",
@@ -158,7 +165,7 @@ def fresh_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
             {
                 "run": training["run"],
                 "seed": str(training["seed"]),
-                "before training": f"{auroc(probes[training['probe']])}, layer {probes[training['probe']]['layer']}",
+                "before training": f"{after['before']:.3f}, layer {probes[training['probe']]['layer']}",
                 "after, frozen probe": auroc(after["frozen"]) if "frozen" in after else "reads another model",
                 "after, fresh probe": f"{auroc(after['fresh'])}, layer {after['fresh']['layer']}",
                 "outcome": training["outcome"] or "",

@@ -99,6 +99,8 @@ QUESTIONS = {
         "What surface does {country} cover on the map?",
     ),
 }
+CUE = ("population", "area")
+"""Relations whose questions ask for a number."""
 STOP = frozenset(
     re.findall(
         r"\w+",
@@ -138,10 +140,13 @@ def load_facts(path: Path = TABLE) -> list[dict[str, str]]:
     return rows
 
 
-def generate(facts: Sequence[dict[str, str]], seed: int = 0) -> pa.Table:
+def generate(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth") -> pa.Table:
     """Every country with every relation in every phrasing of a sentence, two questions each.
 
     The rows depend on the seed and the set of countries, not on their order in the table.
+
+    Args:
+        label: `truth`, or `number`: whether the question asks for one, a surface cue as often right as wrong.
 
     Returns:
         Table of `SCHEMA`, one row a question. `pair` ties the two of a sentence; `contrast`: how the wrong one differs.
@@ -172,11 +177,12 @@ def generate(facts: Sequence[dict[str, str]], seed: int = 0) -> pa.Table:
             surplus[relation][r] += 1
             surplus[asked][w] -= 1
             pair = f"{fact['iso']}-{relation}-{phrasing}"
-            for label, question in enumerate((wrong[w], right[r])):
-                about = relation if label else asked
-                kind = "none" if label else contrast
-                answer = ("no", "yes")[label]
-                rows.append((f"{pair}-{answer}", pair, fact["country"], sentence, question, about, kind, label))
+            for true, question in enumerate((wrong[w], right[r])):
+                about = relation if true else asked
+                kind = "none" if true else contrast
+                answer = ("no", "yes")[true]
+                marked = int(about in CUE) if label == "number" else true
+                rows.append((f"{pair}-{answer}", pair, fact["country"], sentence, question, about, kind, marked))
     columns = list(zip(*rows, strict=True))
     return pa.table(
         [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA

@@ -154,6 +154,10 @@ def evaluation_page(
     if len(verdict["trainings"]) <= MANY:
         page.chart(plots.before_after(comparison))
     page.table(tables.comparison_rows(verdict["evaluations"]))
+    if verdict["averages"]:
+        page.heading("Averages of suites")
+        page.text("The plain mean of a suite's tasks, as leaderboards rank by; its interval knows each task's size.")
+        page.table(tables.average_rows(verdict["averages"]))
     page.heading("The probe or the truth?")
     page.text(
         "On most questions the probe is right and pleasing it is telling the truth. The questions where the probe errs "

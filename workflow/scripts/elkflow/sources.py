@@ -40,7 +40,7 @@ def open_rows(settings: QuestionSettings, cache: Path | None = None) -> dict[str
 
     if settings.facts is not None:
         table = Path(settings.facts.table) if settings.facts.table else TABLE
-        return {"train": Dataset(generate(load_facts(table), settings.facts.seed))}
+        return {"train": Dataset(generate(load_facts(table), settings.facts.seed, settings.facts.label))}
     if settings.hub is not None:
         return {part: _from_hub(settings.hub, name) for part, name in settings.hub.splits.items()}
     paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}

@@ -7,10 +7,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from elkflow.compare import base_folder, compare, group_of, over_seeds, paired, questions, read_suite, tuned_folder
+from elkflow.compare import (
+    averages,
+    base_folder,
+    compare,
+    group_of,
+    over_seeds,
+    paired,
+    questions,
+    read_suite,
+    tuned_folder,
+)
 from elkflow.diagnosis import agreement, exploits, outcome, trend
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table
+from elkflow.metrics import auroc
 from elkflow.settings.summary import Plan, Training
 
 FIGURES = ("auroc", "accuracy", "ece", "lead")
@@ -19,8 +30,9 @@ FIGURES = ("auroc", "accuracy", "ece", "lead")
 def gather(plan: Plan, results: Path) -> dict[str, Any]:
     """The verdict as plain JSON.
 
-    Keys: `evaluations`, a row for every run, seed and task (see `compare.compare`); `seeds`, the same over seeds;
-    `probes`, each with its baselines; `trainings`, a row for every run and seed with its diagnosis.
+    Keys: `evaluations`, a row for every run, seed and task (see `compare.compare`); `averages`, a row for every suite
+    that has one (see `compare.averages`); `seeds`, the evaluations over seeds; `probes`, each with its baselines;
+    `trainings`, a row for every run and seed with its diagnosis.
     """
     comparison = compare(plan, results)
     probes = [read_probe(results / "probes" / name, name) for name in plan.probes]
@@ -34,6 +46,7 @@ def gather(plan: Plan, results: Path) -> dict[str, Any]:
     return {
         "format": 1,
         "evaluations": comparison.to_dict("records"),
+        "averages": averages(plan, results).to_dict("records"),
         "seeds": over_seeds(comparison).to_dict("records"),
         "probes": probes,
         "trainings": trainings,
@@ -60,7 +73,10 @@ def diagnose(
     trained = comparison[comparison["kind"] == "training"].to_dict("records")
     folder = results / "runs" / training.run / f"seed{training.seed}"
     ended = read_json(folder / "outcome.json")
-    probes = read_json(folder / "fresh_probe.json") if plan.fresh_probe else None
+    probes = None
+    if plan.fresh_probe:
+        rewards = results / "rewards" / training.probe / training.dataset / "val.parquet"
+        probes = read_json(folder / "fresh_probe.json") | {"before": reward_auroc(rewards)}
     own = whom.get(training.wording)
     return {
         "steps": len(steps),
@@ -88,6 +104,12 @@ def read_choices(rewards: Path) -> pd.Series:
     """Question id to the index of the answer with the highest reward."""
     table = read_table(rewards, ["id", "rewards"]).to_pandas()
     return pd.Series([int(np.argmax(values)) for values in table["rewards"]], index=table["id"].astype(str))
+
+
+def reward_auroc(rewards: Path) -> float:
+    """AUROC of the rewards of the second answer: what the frozen probe reads from the untuned model."""
+    table = read_table(rewards, ["rewards", "label"]).to_pandas()
+    return float(auroc([values[1] for values in table["rewards"]], table["label"]))
 
 
 def read_probe(folder: Path, name: str) -> dict[str, Any]:
@@ -140,7 +162,14 @@ def manifests(plan: Plan, results: Path) -> dict[str, Path]:
     for training in plan.trainings():
         for suite in plan.suites:
             folders += [base_folder(results, training, suite), tuned_folder(results, training, suite)]
-    return {folder.relative_to(results).as_posix(): folder / "manifest.json" for folder in folders}
+    found = {folder.relative_to(results).as_posix(): folder / "manifest.json" for folder in folders}
+    for training in plan.trainings() if plan.fresh_probe else ():
+        name = f"runs/{training.run}/seed{training.seed}/fresh_probe"
+        found[name] = results / f"{name}.manifest.json"
+    for run in dict.fromkeys(training.run for training in plan.trainings() if plan.without_rl):
+        name = f"evaluations/without_rl/{run}"
+        found[name] = results / f"{name}.manifest.json"
+    return found
 
 
 def read_without_rl(plan: Plan, results: Path) -> pd.DataFrame:

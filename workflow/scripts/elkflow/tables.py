@@ -16,6 +16,22 @@ BASELINES = {
 """Controls beside every probe, in the words of the report."""
 
 
+def average_rows(averages: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
+    """Suites' averages as cells of text."""
+    return [
+        {
+            "run": row["run"],
+            "seed": str(row["seed"]),
+            "suite": f"{row['suite']}, average of {row['tasks']} tasks",
+            "questions": str(row["n"]),
+            "base": number(row["base"], "acc"),
+            "tuned": number(row["tuned"], "acc"),
+            "difference [95 %]": gain(row["difference"], row["ci_low"], row["ci_high"], "acc"),
+        }
+        for row in averages
+    ]
+
+
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     """A Markdown table; columns are the first row's keys."""
     if not rows:
@@ -147,9 +163,15 @@ def verdict_text(verdict: dict[str, Any]) -> str:
             ["  95 % interval", *(_bounds(row) for row in shown)],
             ["  p (Holm)", *(p_value(row["p_holm"]) for row in shown)],
         ]
+        lines = "".join(
+            f"{row['suite']}, average of {row['tasks']} tasks: {number(row['base'], 'acc')} -> "
+            f"{number(row['tuned'], 'acc')}, {gain(row['difference'], row['ci_low'], row['ci_high'], 'acc')}\n"
+            for row in verdict.get("averages", [])
+            if (row["run"], row["seed"]) == (training["run"], training["seed"])
+        )
         n = max((row["n"] for row in shown if row["kind"] != "general"), default=0)
         blocks.append(
-            f"{training['run']}, seed {training['seed']}: {n} questions never trained on\n{plain(table)}\n"
+            f"{training['run']}, seed {training['seed']}: {n} questions never trained on\n{plain(table)}\n{lines}"
             f"probe {probe['probe']}: {probe['method']}, layer {probe['layer']}, "
             f"AUROC {probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
         )

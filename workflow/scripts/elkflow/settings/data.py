@@ -23,6 +23,9 @@ class FactsSource(Settings):
     """CSV of the same columns as `workflow/resources/facts.csv`, which is the default."""
     seed: NonNegativeInt = 0
     """Decides which other relation or country each wrong question is drawn from."""
+    label: Literal["truth", "number"] = "truth"
+    """What is labelled 1: that the sentence holds the answer, or that the question asks for a number. The latter is a
+    surface cue that sabotages a probe on purpose, to see it found out; it needs `pair: null`."""
 
 
 class HubSource(Settings):

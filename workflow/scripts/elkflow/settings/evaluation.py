@@ -91,5 +91,6 @@ class EvaluationSettings(Settings):
         return sorted({task for suite in self.suites.values() for task in suite.fetched()})
 
     def questions(self) -> str:
-        """As JSON, the part that decides what a model answers: what its evaluation depends on."""
-        return self.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "revisions"})
+        """As JSON, the part that decides what a model answers: what its evaluation depends on, not its order."""
+        ordered = self.model_copy(update={"suites": dict(sorted(self.suites.items()))})
+        return ordered.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "revisions"})

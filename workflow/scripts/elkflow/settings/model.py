@@ -62,6 +62,9 @@ class ModelSettings(Settings):
     trust_remote_code: bool = False
     """Allow this model's own Python code and pickled weights. Both can run anything on your machine."""
 
+    licence: str | None = Field(default=None, exclude=True)
+    """Its licence as the hub writes it (`apache-2.0`); stands on the cards of models tuned from it, decides nothing."""
+
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""
     system_prompt: str | None = None

@@ -33,6 +33,8 @@ class Plan(Settings):
     """Suite to its wordings of the run's dataset (other tasks measure general ability)."""
     probes: list[str]
     """Probes, those of no run included."""
+    licences: dict[str, str] = {}
+    """Policy to its licence, where the config tells."""
     fresh_probe: bool = False
     """Whether the tuned models' states were read too."""
     without_rl: bool = False
@@ -56,6 +58,11 @@ class Plan(Settings):
             ],
             suites={name: list(suite.wordings) for name, suite in config.evaluation.suites.items()},
             probes=list(config.probes),
+            licences={
+                name: model.licence
+                for name, model in config.models.items()
+                if model.licence and any(run.policy == name for run in config.runs.values())
+            },
             fresh_probe=config.evaluation.fresh_probe,
             without_rl=bool(config.evaluation.without_rl)
             and all(config.evaluation.suite_of(run.wording) for run in config.runs.values()),

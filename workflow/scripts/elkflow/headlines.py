@@ -1,0 +1,154 @@
+"""The headline figures by other means: pandas, scipy and scikit-learn on the files, none of the code that made them.
+
+`recompute` runs the comparison again, which finds a changed file but not a mistake of the comparison itself. Here every
+value, gain, p-value, agreement and AUROC is worked out anew from the samples; intervals, which are drawn by lot there,
+are compared with the normal approximation whose error is clustered by group.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+CLOSE = 1e-6
+ROUGH = 0.4
+"""How far an end of an interval may lie from the approximation's, in half-widths."""
+ENOUGH = 30
+"""Groups from which on the approximation holds."""
+
+
+def headlines(results: Path) -> tuple[int, list[str]]:
+    """Check summary/verdict.json; return how many figures were looked at, and those that come out otherwise."""
+    verdict = json.loads((results / "summary" / "verdict.json").read_text(encoding="utf-8"))
+    trainings = {(row["run"], row["seed"]): row for row in verdict["trainings"]}
+    checks: list[tuple[str, float, float, float]] = []  # name, told, found, tolerance
+    p_values: dict[tuple, list[tuple[dict, float]]] = {}
+    for row in verdict["evaluations"]:
+        training = trainings[row["run"], row["seed"]]
+        name = f"{row['run']}, seed {row['seed']}, {row['task']}"
+        both = _joined(results, training, row["suite"], row["task"])
+        for model in ("base", "tuned"):
+            checks.append((f"{name}: {model}", row[model], _value(both, model), CLOSE))
+        gain = _value(both, "tuned") - _value(both, "base")
+        checks.append((f"{name}: difference", row["difference"], gain, CLOSE))
+        checks += _interval(name, row, both, _groups(results, training, row["task"]))
+        p_value = row["p_value"]
+        if both["correct_base"].notna().all() and both["correct_tuned"].notna().all():
+            p_value = _mcnemar(both["correct_base"].astype(bool), both["correct_tuned"].astype(bool))
+            checks.append((f"{name}: p", row["p_value"], p_value, CLOSE))
+        p_values.setdefault((row["run"], row["seed"]), []).append((row, p_value))
+    for (run, seed), tests in p_values.items():
+        for row, corrected in zip([row for row, _ in tests], _holm([p for _, p in tests]), strict=True):
+            checks.append((f"{run}, seed {seed}, {row['task']}: p (Holm)", row["p_holm"], corrected, CLOSE))
+    for row in verdict["averages"]:
+        own = [e for e in verdict["evaluations"] if all(e[key] == row[key] for key in ("run", "seed", "suite"))]
+        for model in ("base", "tuned"):
+            plain = sum(each[model] for each in own) / len(own)
+            checks.append((f"{row['run']}, seed {row['seed']}, {row['suite']}: {model}", row[model], plain, CLOSE))
+    for row in verdict["seeds"]:
+        gains = [e["difference"] for e in verdict["evaluations"] if (e["run"], e["task"]) == (row["run"], row["task"])]
+        checks.append((f"{row['run']}, {row['task']}: mean gain", row["difference"], float(np.mean(gains)), CLOSE))
+    for training in verdict["trainings"]:
+        checks += _agreement(results, training, verdict)
+    checks += _probes(results, verdict)
+    wrong = [
+        f"{name} is {told}, by other means {found}" for name, told, found, far in checks if _apart(told, found, far)
+    ]
+    return len(checks), wrong
+
+
+def _apart(told: float, found: float, tolerance: float) -> bool:
+    return not math.isclose(told, found, rel_tol=CLOSE, abs_tol=tolerance)
+
+
+def _joined(results: Path, training: dict[str, Any], suite: str, task: str) -> pd.DataFrame:
+    """Base's and tuned's samples of a task side by side, matched by part and question."""
+    base = results / "evaluations" / "base" / training["policy"] / training["dataset"] / suite
+    tuned = results / "evaluations" / "tuned" / training["run"] / f"seed{training['seed']}" / suite
+    first, second = (
+        pd.read_parquet(folder / "samples.parquet", filters=[("task", "==", task)]) for folder in (base, tuned)
+    )
+    return first.merge(second, on=["part", "doc_id"], suffixes=("_base", "_tuned"), validate="one_to_one")
+
+
+def _value(both: pd.DataFrame, model: str) -> float:
+    """Weighted mean of each part, and the plain mean of those."""
+    parts = [
+        np.average(part[f"value_{model}"].to_numpy(float), weights=part[f"weight_{model}"].to_numpy(float))
+        for _, part in both.groupby("part")
+    ]
+    return float(np.mean(parts))
+
+
+def _groups(results: Path, training: dict[str, Any], wording: str) -> dict[str, Any]:
+    prompts = results / "prompts" / training["policy"] / training["dataset"] / wording / "val.parquet"
+    if not prompts.is_file():
+        return {}
+    table = pd.read_parquet(prompts, columns=["id", "group"])
+    return dict(zip(table["id"].astype(str), table["group"], strict=True))
+
+
+def _interval(name: str, row: dict[str, Any], both: pd.DataFrame, groups: dict[str, Any]) -> Iterator[tuple]:
+    """Ends of the gain's interval: gain ± 1.96 standard errors, rows of a group together."""
+    change = (both["value_tuned"] - both["value_base"]).astype(float)
+    cluster = both["id_base"].map(groups) if groups else both.index.to_series()
+    if both["part"].nunique() > 1 or both["weight_base"].nunique() > 1 or cluster.nunique() < ENOUGH:
+        return
+    sums = (change - change.mean()).groupby(cluster.to_numpy()).sum()
+    half = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * float((sums**2).sum())) / len(both)
+    for end, sign in (("ci_low", -1), ("ci_high", 1)):
+        yield f"{name}: {end}", row[end], change.mean() + sign * half, ROUGH * half + 1 / len(both)
+
+
+def _mcnemar(base: pd.Series, tuned: pd.Series) -> float:
+    """Two-sided binomial tail of the discordant pairs, summed term by term."""
+    lost, won = int((base & ~tuned).sum()), int((tuned & ~base).sum())
+    count = lost + won
+    tail = sum(math.comb(count, k) for k in range(min(lost, won) + 1)) / 2**count
+    return min(1.0, 2 * tail)
+
+
+def _holm(p_values: list[float]) -> list[float]:
+    """Each corrected value is the largest step at or below its own rank, by definition."""
+    m = len(p_values)
+    ranks = pd.Series(p_values).rank(method="first").astype(int).tolist()
+    steps = {rank: min(1.0, (m - rank + 1) * p) for rank, p in zip(ranks, p_values, strict=True)}
+    return [max(steps[k] for k in range(1, rank + 1)) for rank in ranks]
+
+
+def _agreement(results: Path, training: dict[str, Any], verdict: dict[str, Any]) -> Iterator[tuple]:
+    """How often base and tuned model give the answer the probe rewards most, and how often the true one."""
+    path = results / "rewards" / training["probe"] / training["dataset"] / "val.parquet"
+    rewards = pd.read_parquet(path, columns=["id", "rewards"]).astype({"id": str}).set_index("id")["rewards"]
+    favourite = rewards.map(lambda values: int(np.argmax(values)))
+    for wording, told in training["agreement"].items():
+        if told is None:
+            continue
+        suite = next(row["suite"] for row in verdict["evaluations"] if row["task"] == wording)
+        both = _joined(results, training, suite, wording)
+        probe = both["id_base"].map(favourite).to_numpy()
+        for model in ("base", "tuned"):
+            said = both[f"prediction_{model}"].to_numpy()
+            for judge, answer in (("probe", probe), ("truth", both["label_base"].to_numpy())):
+                name = f"{training['run']}, seed {training['seed']}, {wording}: {model} agrees with the {judge}"
+                yield name, told[f"{model}_{judge}"], float(np.mean(said == answer)), CLOSE
+
+
+def _probes(results: Path, verdict: dict[str, Any]) -> Iterator[tuple]:
+    """AUROC by scikit-learn, where scores hold a row for each question that was counted."""
+    from sklearn.metrics import roc_auc_score
+
+    for probe in verdict["probes"]:
+        folder = results / "probes" / probe["probe"]
+        facts = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        counted = facts.get("ensembling") == "full" or (
+            facts.get("ensembling") == "partial" and len(facts.get("wordings", [])) == 1
+        )
+        if counted and (folder / "scores.parquet").is_file():
+            scores = pd.read_parquet(folder / "scores.parquet", columns=["label", "log_odds"])
+            area = float(roc_auc_score(scores["label"], scores["log_odds"]))
+            yield f"probe {probe['probe']}: AUROC", probe["auroc"], area, CLOSE
