@@ -118,4 +118,4 @@ def test_states_and_base_evaluations_come_from_the_cache_in_another_folder(check
     for name in (states, BASE):
         assert (folder / name).is_symlink() and f"Symlinking output file {name} from cache" in text
     assert (folder / BASE).read_bytes() == (elsewhere / BASE).read_bytes()
-    assert not list(folder.glob("logs/hiddens/**/*.log")), "states were computed again"
+    assert "to cache." not in text, "something was computed again"
