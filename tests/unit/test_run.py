@@ -1,7 +1,7 @@
 """The training script from files to files: artefacts, SIGTERM, several processes, and mistakes told before any work."""
 
+import importlib.util
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 import torch
 import train_ppo
+from forking import started
 from safetensors.torch import load_file
 from test_trainer import questions
 from tiny import save_tiny_model
 
 from elkflow import lineage
+from elkflow.errors import UserError
 from elkflow.files import write_table
 
 FAST = {"steps": 3, "batch_size": 8, "evaluate_rows": 8, "evaluate_every": 2, "checkpoint_every": 1}
@@ -41,7 +43,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def arguments(files, settings=None, algorithm="ppo", reward="table", name="run"):
+def arguments(files, settings=None, algorithm="ppo", reward="table", name="run", tracker="tensorboard"):
     out = files / name
     paths = {key: out / key for key in ("checkpoints", "adapter")}
     paths |= {"metrics": out / "metrics.jsonl", "samples": out / "samples.jsonl", "outcome": out / "outcome.json"}
@@ -51,7 +53,7 @@ def arguments(files, settings=None, algorithm="ppo", reward="table", name="run")
     listed = [text for key, path in paths.items() for text in (f"--{key}", str(path))]
     model = json.dumps({"path": "x", "dtype": "float32"})
     chosen = ["--settings", json.dumps(FAST | (settings or {})), "--algorithm", algorithm, "--reward", reward]
-    return [*listed, *chosen, "--trackers", "tensorboard", "--model-settings", model, "--seed", "0"]
+    return [*listed, *chosen, "--trackers", tracker, "--model-settings", model, "--seed", "0"]
 
 
 def test_everything_is_written(files):
@@ -68,17 +70,9 @@ def test_everything_is_written(files):
     assert not [path for path in out.rglob("*") if path.name.endswith(forbidden)]
 
 
-def child(argv):
-    torch.set_num_threads(1)
-    train_ppo.main(argv)
-
-
 def test_sigterm_saves_and_asks_to_be_tried_again(files):
     whole, cut = arguments(files, {"steps": 12}, name="whole"), arguments(files, {"steps": 12}, name="cut")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_trainer", "train_ppo"])
-    first = context.Process(target=child, args=(cut,))
-    first.start()
+    first = started(train_ppo.main, cut)
     while not (files / "cut" / "checkpoints" / "step-000002").exists():
         assert first.is_alive()
         time.sleep(0.01)
@@ -87,16 +81,16 @@ def test_sigterm_saves_and_asks_to_be_tried_again(files):
     assert first.exitcode == 75
     assert not (files / "cut" / "adapter").exists()
     for argv in (cut, whole):
-        process = context.Process(target=child, args=(argv,))
-        process.start()
+        process = started(train_ppo.main, argv)
         process.join()
         assert process.exitcode == 0
     a, b = (load_file(files / name / "adapter" / "adapter_model.safetensors") for name in ("cut", "whole"))
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
-def test_two_processes_make_the_same_update(files):
-    setting = {"minibatch_size": 4, "max_gradient_norm": None, "keep": "last", "steps": 2}
+@pytest.mark.parametrize("amounts", [{"minibatch_size": 4}, {"max_new_tokens": 2, "accumulation": 2}], ids=str)
+def test_two_processes_make_the_same_update(files, amounts):
+    setting = amounts | {"max_gradient_norm": None, "keep": "last", "steps": 2}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_processes"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -114,3 +108,48 @@ def test_two_processes_make_the_same_update(files):
         for key, value in json.loads(one).items():
             if key not in ("seconds", "tokens_per_second"):
                 assert json.loads(two)[key] == pytest.approx(value, abs=1e-4), key
+
+
+def spoil(files, column, change):
+    table = pd.read_parquet(files / "ppo.parquet")
+    table[column] = change(table[column])
+    write_table(table, files / "ppo.parquet")
+
+
+DAMAGE = {
+    "a long answer": (
+        lambda f: spoil(f, "answers", lambda c: [["No", "Yes rome"]] * len(c)),
+        "ppo0: the answer 'Yes rome' is 2 tokens, ppo.max_new_tokens is 1",
+    ),
+    "a long prompt": (
+        lambda f: spoil(f, "prompt", lambda c: ["paris " * 600] * len(c)),
+        "ppo0: 600 tokens and the answer exceed the policy's context of 512",
+    ),
+    "other rows": (lambda f: spoil(f, "id", lambda c: "x" + c), "xppo0: 0 rewards for 2 answers"),
+    "no rows": (lambda f: write_table(pd.read_parquet(f / "ppo.parquet")[:0], f / "ppo.parquet"), "has no rows"),
+    "no rewards": (lambda f: (f / "ppo.rewards.parquet").unlink(), "ppo.rewards.parquet: no such file"),
+    "no parquet": (lambda f: (f / "val.parquet").write_bytes(b"PAR1"), "val.parquet"),
+}
+
+
+@pytest.fixture
+def never_loaded(monkeypatch):
+    monkeypatch.setattr("elkflow.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_mistakes_are_told_before_the_model_is_loaded(files, never_loaded, name):
+    damage, message = DAMAGE[name]
+    damage(files)
+    with pytest.raises(UserError, match=message):
+        train_ppo.main(arguments(files))
+    assert not (files / "run").exists()
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_named(files, never_loaded, monkeypatch, tracker):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == tracker else found(name, *rest))
+    with pytest.raises(UserError, match=f"trackers: {tracker} is not installed in this environment"):
+        train_ppo.main(arguments(files, tracker=tracker))
+    assert not (files / "run").exists()
