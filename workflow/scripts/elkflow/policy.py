@@ -8,13 +8,14 @@ Prompts are padded on the right: causal attention never looks there, so no atten
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -102,7 +103,7 @@ class Policy(nn.Module):
 
     def states(self, frozen: Frozen, positions: Tensor) -> Tensor:
         """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
-        with self._autocast():
+        with self._autocast(), self._attention():
             if frozen.states is None:
                 hidden = self.trunk(input_ids=frozen.ids, use_cache=False).last_hidden_state
                 return _gather(hidden, positions)
@@ -116,6 +117,11 @@ class Policy(nn.Module):
                 )
                 hidden = out[0] if isinstance(out, tuple) else out
             return self.norm(_gather(hidden, positions))
+
+    def _attention(self) -> AbstractContextManager[object]:
+        """On a CPU the fused kernel's backward pass costs as much as all matrix products of a block together."""
+        plain = self.device.type == "cpu" and torch.is_grad_enabled()
+        return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
     def logits(self, states: Tensor) -> Tensor:
         """Output layer [..., D] -> [..., V], float32."""
