@@ -8,12 +8,13 @@ Prompts are padded on the right: causal attention never looks there, so no atten
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -96,32 +97,24 @@ class Policy(nn.Module):
         ids = padded(rows, self.device)
         if not self.split:
             return Frozen(ids, None, ())
-        with torch.no_grad(), _recording(self.blocks[self.first :]) as calls, self._autocast():
+        with torch.no_grad(), _recording(self.blocks[self.first :]) as calls, self._computing():
             self.trunk(input_ids=ids, use_cache=False)
         states = calls[0][0][0]
         return Frozen(ids, states, tuple((args[1:], kwargs) for args, kwargs in calls))
 
     def states(self, frozen: Frozen, positions: Tensor) -> Tensor:
         """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
-        with self._autocast(), self._attention():
+        with self._computing():
             if frozen.states is None:
                 hidden = self.trunk(input_ids=frozen.ids, use_cache=False).last_hidden_state
                 return _gather(hidden, positions)
             hidden = frozen.states
             keep = self.checkpointing and torch.is_grad_enabled()
+            again: dict[str, Any] = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._computing())}
             for block, (args, kwargs) in zip(self.blocks[self.first :], frozen.calls, strict=True):
-                out = (
-                    checkpoint(block, hidden, *args, use_reentrant=False, **kwargs)
-                    if keep
-                    else block(hidden, *args, **kwargs)
-                )
+                out = checkpoint(block, hidden, *args, **again, **kwargs) if keep else block(hidden, *args, **kwargs)
                 hidden = out[0] if isinstance(out, tuple) else out
             return self.norm(_gather(hidden, positions))
-
-    def _attention(self) -> AbstractContextManager[object]:
-        """On a CPU the fused kernel's backward pass costs as much as all matrix products of a block together."""
-        plain = self.device.type == "cpu" and torch.is_grad_enabled()
-        return sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
 
     def logits(self, states: Tensor) -> Tensor:
         """Output layer [..., D] -> [..., V], float32."""
@@ -156,10 +149,23 @@ class Policy(nn.Module):
         for name, parameter in self.trained(False):
             self.reference[name], parameter.data = parameter.data, self.reference[name]
 
-    def _autocast(self) -> torch.autocast:
-        """Weights that are trained directly stay in float32 while the work is done in the model's own dtype."""
-        needed = self.reference is not None and self.compute != torch.float32
-        return torch.autocast(self.device.type, self.compute if needed else torch.bfloat16, enabled=needed)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """The precision and the attention of every pass.
+
+        Weights that are trained stay in float32 while the work is done in the model's own dtype; an adapter's weights
+        are cast for that, not its inputs, as peft would: those are many times larger. On a CPU the backward pass of
+        fused attention takes as long as half of a block's matrix products, so there attention is written out.
+        """
+        lora = self.reference is None
+        half = self.compute == torch.bfloat16 or (self.compute == torch.float16 and not lora)
+        plain = self.device.type == "cpu" and torch.is_grad_enabled()
+        with (
+            disable_input_dtype_casting(self.model) if half and lora else nullcontext(),
+            torch.autocast(self.device.type, self.compute if half else torch.bfloat16, enabled=half),
+            sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+        ):
+            yield
 
     @torch.no_grad()
     def _splits_exactly(self) -> bool:
@@ -167,7 +173,7 @@ class Policy(nn.Module):
         vocabulary = self.base.config.get_text_config().vocab_size
         rows = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (12, 9)]
         ids = padded(rows, self.device)
-        with self._autocast():
+        with self._computing():
             whole = self.base(input_ids=ids, use_cache=False).logits.float()
         self.split = True
         positions = torch.arange(9, device=self.device).expand(2, 9)

@@ -127,7 +127,7 @@ class Template:
 
 def _rendered(template: jinja2.Template, values: Mapping[str, Any]) -> str:
     """`template.render(values)` at twice the speed: globals are in `values` beforehand, not merged through layers."""
-    return "".join(template.root_render_func(template.new_context(GLOBALS | values, shared=True)))
+    return "".join(template.root_render_func(template.new_context({**GLOBALS, **values}, shared=True)))
 
 
 def load_template(name: str) -> Template:
