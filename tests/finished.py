@@ -78,9 +78,7 @@ def write_results(results: Path) -> None:
     """
     ids = [f"q{i}" for i in range(QUESTIONS)]
     rows = {"id": ids, "group": [f"g{i // 2}" for i in range(QUESTIONS)], "label": [0, 1] * (QUESTIONS // 2)}
-    write_table(pd.DataFrame(rows), results / "data/d/val.parquet")
-    splits = {"val": {"rows": QUESTIONS, "labels": {"No": QUESTIONS // 2, "Yes": QUESTIONS // 2}}}
-    data = made(results / "data/d", "val.parquet", inputs=[], splits=splits)
+    data = write_splits(results / "data/d", pd.DataFrame(rows))
     (results / "models/m/checkpoint").mkdir(parents=True)
     (results / "models/m/checkpoint/config.json").write_text("{}")
     model = made(results / "models/m", "checkpoint", inputs=[])
@@ -127,6 +125,21 @@ def write_results(results: Path) -> None:
         tuned = [samples("training", [1] * right + [0] * (60 - right)), samples("held_out", [1, 0] * 30)]
         write_suite(folder / "target", tuned, inputs=[run, prompts])
         write_suite(folder / "control", [samples("cloze", [1, 1, 1, 0])], inputs=[run])
+
+
+def write_splits(folder: Path, val: pd.DataFrame) -> Path:
+    """Split files around the val rows, and their manifest."""
+    files, splits = {}, {}
+    for name in ("train", "ppo", "val"):
+        own = "" if name == "val" else f"{name}-"
+        table = val.assign(id=own + val["id"], group=own + val["group"])
+        files[name] = folder / f"{name}.parquet"
+        write_table(table, files[name])
+        labels = {"No": len(table) // 2, "Yes": len(table) // 2}
+        splits[name] = {"rows": len(table), "groups": table["group"].nunique(), "labels": labels}
+    settings = {"labels": ["No", "Yes"]}
+    write_manifest(folder / "manifest.json", outputs=files, inputs={}, settings=settings, seed=0, splits=splits)
+    return folder / "manifest.json"
 
 
 def figures(auroc, accuracy):

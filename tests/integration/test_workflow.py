@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+from mixed import mixed_config
+
 from .conftest import planned, snakemake
 
 AFTER_PPO = {"train_ppo", "merge_lora", "evaluate_tuned", "compare"}
@@ -37,6 +40,17 @@ def test_touching_files_reruns_nothing(finished):
     assert planned(finished) == set()
 
 
+def test_a_changed_file_of_a_local_model_fetches_it_anew(finished):
+    file = finished / "model" / "generation_config.json"
+    before = file.read_text()
+    try:
+        file.write_text(before.replace("{", '{\n  "top_k": 7,', 1))
+        assert "fetch_model" in planned(finished)
+    finally:
+        file.write_text(before)
+    assert planned(finished) == set()
+
+
 def test_a_ppo_setting_reruns_ppo_and_what_follows(changed):
     def edit(config):
         (run,) = config["runs"].values()
@@ -54,6 +68,19 @@ def test_an_evaluation_setting_leaves_ppo_alone(changed):
     plan = changed(edit)
     assert {"evaluate_base", "evaluate_tuned", "compare"} <= plan
     assert not plan & {"train_ppo", "merge_lora", "train_probe"}
+
+
+def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):
+    """Splits and prompts of the finished dataset are taken as they are; those of the other are made."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    (finished / "mixed.yaml").write_text(yaml.safe_dump(mixed_config(config, finished), sort_keys=False))
+    plan = planned(finished, "--configfile", str(finished / "mixed.yaml"))
+    assert {"mix_datasets", "mix_prompts", "split_dataset", "render_prompts", "train_probe", "train_ppo"} <= plan
+    assert "fetch_model" not in plan
+    made = snakemake(
+        finished, "--dry-run", "--configfile", str(finished / "mixed.yaml"), "--until", "mix_prompts"
+    ).stdout
+    assert "dataset=rivers" in made and "dataset=countries" not in made
 
 
 def test_forcing_ppo_runs_what_follows(finished):

@@ -371,7 +371,7 @@ def test_preflight_passes_what_works(source):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"facts": None}, "give exactly one of facts, hub, path (found none)"),
+        ({"facts": None}, "give exactly one of facts, hub, path, mixture (found none)"),
         ({"facts": {}, "path": "a.csv"}, "(found facts and path)"),
         ({"facts": {}, "split": None}, "split is missing"),
         ({"facts": {}, "split": SPLIT | {"tarin": 5}}, "split.tarin: there is no such key"),

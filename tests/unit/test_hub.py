@@ -150,6 +150,7 @@ def test_prefetch_records_the_commit_behind_a_branch(hub, tmp_path):
     (record,) = read_json(tmp_path / "prefetched.json")["datasets"].values()
     assert record["revision"] == "main" and record["commit"] == NEW
     assert record["rows"] == {"train": 200, "val": 60}
+    assert f"'main' is no commit and can move; to pin these rows, write `revision: {NEW}`" in done.stderr
 
 
 @pytest.fixture

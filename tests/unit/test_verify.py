@@ -125,3 +125,42 @@ def test_baselines_without_training_and_fresh_probes_are_links_too(results):
     (results / "evaluations/without_rl/r.csv").write_text("run\nanother\n")
     with pytest.raises(UserError, match=r"r.manifest.json describes evaluations/without_rl/r.csv with hash"):
         verify(results)
+
+
+def follow(results, data):
+    """Make everything after a changed data manifest agree with it again."""
+    for wording in ("training", "held_out"):
+        inputs = [data, results / "models/m/manifest.json"]
+        made(results / f"prompts/m/d/{wording}", "val.parquet", inputs=inputs)
+    summarise(results)
+
+
+def test_a_split_that_shares_rows_with_another_is_found(results):
+    """Every hash agrees: only counting the rows again can tell."""
+    path = results / "data/d/train.parquet"
+    change(path, 4, "id", "q4")
+    data = results / "data/d/manifest.json"
+    content = read_json(data)
+    content["outputs"]["train"]["sha256"] = sha256(path)
+    write_json(data, content)
+    follow(results, data)
+    with pytest.raises(UserError, match=r"data/d/val\.parquet: id 'q4' is in train too"):
+        verify(results)
+
+
+def test_answers_may_be_in_another_order_than_labels(results):
+    """As in QNLI, whose label 0 means yes. One row that goes against the others is found."""
+    path = results / "prompts/m/d/held_out/val.parquet"
+    data = results / "data/d/val.parquet"
+    table = read_table(data).to_pandas()
+    write_table(table.assign(label=1 - table["label"]), data)
+    manifest = results / "data/d/manifest.json"
+    content = read_json(manifest)
+    content["outputs"]["val"]["sha256"] = sha256(data)
+    write_json(manifest, content)
+    follow(results, manifest)
+    verify(results)
+    change(path, 9, "label", 0)
+    follow(results, manifest)
+    with pytest.raises(UserError, match=r"question q9 .* is no row of"):
+        verify(results)

@@ -3,6 +3,7 @@
 Needs the datasets of the config (built in, local files, or the hub) and, for prompts, a model's tokenizer.
 Makes <results>/data/{dataset}/{train,ppo,val}.parquet, disjoint, and
       <results>/prompts/{model}/{dataset}/{wording}/{train,ppo,val}.parquet, each with a manifest.json.
+A mixture's files are joined from those of the datasets in it.
 Targets of their own: prefetch (fill the caches where there is a network) and push_datasets (send splits to the hub).
 """
 
@@ -27,6 +28,8 @@ rule split_dataset:
         "<logs>/data/{dataset}/split.log",
     benchmark:
         "<benchmarks>/data/{dataset}/split.tsv"
+    wildcard_constraints:
+        dataset=PLAIN,
     conda:
         "../../envs/base.yaml"
     params:
@@ -60,6 +63,8 @@ rule render_prompts:
         manifest="<results>/prompts/{model}/{dataset}/{wording}/manifest.json",
     log:
         "<logs>/prompts/{model}/{dataset}/{wording}/render.log",
+    wildcard_constraints:
+        dataset=PLAIN,
     conda:
         "../../envs/base.yaml"
     params:
@@ -75,6 +80,49 @@ rule render_prompts:
         "python {input.script:q} --settings {params.settings:q} --chat {params.chat:q}"
         " --checkpoint {input.checkpoint:q} --checkpoint-manifest {input.checkpoint_manifest:q}"
         " --data {params.data:q} --templates {input.templates:q} --folder {params.folder:q} >{log:q} 2>&1"
+
+
+rule mix_datasets:
+    """Join the split files of a mixture's datasets."""
+    input:
+        data=of_members("<results>/data/{member}/{split}.parquet"),
+        manifests=of_members("<results>/data/{member}/manifest.json"),
+        script=script_path("mix_datasets"),
+        code=imports("mix_datasets"),
+    output:
+        train="<results>/data/{dataset}/train.parquet",
+        ppo="<results>/data/{dataset}/ppo.parquet",
+        val="<results>/data/{dataset}/val.parquet",
+        manifest="<results>/data/{dataset}/manifest.json",
+    log:
+        "<logs>/data/{dataset}/mix.log",
+    wildcard_constraints:
+        dataset=MIXED,
+    conda:
+        "../../envs/base.yaml"
+    params:
+        names=lambda wildcards: CONFIG.datasets[wildcards.dataset].mixture,
+        folder=subpath(output.manifest, parent=True),
+    shell:
+        "python {input.script:q} --names {params.names:q} --manifests {input.manifests:q} --folder {params.folder:q}"
+        " >{log:q} 2>&1"
+
+
+use rule mix_datasets as mix_prompts with:
+    input:
+        data=of_members("<results>/prompts/{model}/{member}/{wording}/{split}.parquet"),
+        manifests=of_members(
+            "<results>/prompts/{model}/{member}/{wording}/manifest.json"
+        ),
+        script=script_path("mix_datasets"),
+        code=imports("mix_datasets"),
+    output:
+        train="<results>/prompts/{model}/{dataset}/{wording}/train.parquet",
+        ppo="<results>/prompts/{model}/{dataset}/{wording}/ppo.parquet",
+        val="<results>/prompts/{model}/{dataset}/{wording}/val.parquet",
+        manifest="<results>/prompts/{model}/{dataset}/{wording}/manifest.json",
+    log:
+        "<logs>/prompts/{model}/{dataset}/{wording}/mix.log",
 
 
 rule push_datasets:
@@ -128,7 +176,9 @@ rule prefetch:
             {
                 name: dataset.questions().model_dump(mode="json")
                 for name, dataset in CONFIG.datasets.items()
+                if dataset.hub is not None
             }
         ),
     shell:
-        "python {input.script:q} --datasets {params.datasets:q} --record {output.record:q} >{log:q} 2>&1"
+        "python {input.script:q} --datasets {params.datasets:q} --record {output.record:q}"
+        " 2>&1 | tee {log:q}"  # it tells which revisions to pin

@@ -1,11 +1,18 @@
 """Where rules' inputs come from when a pattern alone does not say: functions of the config, shared by the stages."""
 
+import re
+
 from elkflow.settings.summary import Plan
 
 # Sorted, as the order they are written in decides nothing that is computed.
 SUITES = sorted(CONFIG.evaluation.suites)
 WORDINGS = sorted(CONFIG.evaluation.wordings())
 PLAN = Plan.of(CONFIG)
+# Datasets made of others, and those with a source of their own, as wildcard constraints (`(?!)` matches nothing).
+MIXED = "|".join(map(re.escape, CONFIG.mixtures())) or "(?!)"
+PLAIN = "|".join(
+    re.escape(name) for name in CONFIG.datasets if name not in CONFIG.mixtures()
+)
 
 
 def receipts(wildcards):
@@ -18,6 +25,28 @@ def receipts(wildcards):
             "push_datasets: HF_TOKEN is not set; pushing needs a token with write access"
         )
     return collect("<results>/pushed/{dataset}.json", dataset=named)
+
+
+def checkout_files(wildcards):
+    """The files of a model that is a local folder: a change in one of them fetches it anew."""
+    folder = Path(CONFIG.models[wildcards.model].path or "")
+    if folder == Path() or not folder.is_dir():
+        return []
+    return sorted(str(file) for file in folder.iterdir() if file.is_file())
+
+
+def of_members(pattern):
+    """Input function: `pattern` filled for the datasets of a mixture, and for every {split} where it has one."""
+
+    def paths(wildcards):
+        splits = ["train", "ppo", "val"] if "{split}" in pattern else [None]
+        return [
+            pattern.format(member=member, split=split, **dict(wildcards))
+            for member in CONFIG.datasets[wildcards.dataset].mixture
+            for split in splits
+        ]
+
+    return paths
 
 
 def of_wordings(pattern, first_only=False):

@@ -8,6 +8,7 @@
 rule fetch_model:
     """Download or copy a model, check it, and lay it out as one plain safetensors checkout."""
     input:
+        source=checkout_files,
         script=script_path("fetch_model"),
         code=imports("fetch_model"),
     output:

@@ -3,8 +3,8 @@
 Needs the hidden states of contrast pairs (train, val) under every wording of the probe, their prompts, and the source
 rows (controls read their text).
 Makes, under <results>/probes/{probe}/: probe.safetensors and probe.json (the reward model), layers.csv (every method on
-every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, scores.parquet (log-odds of every val
-row) and manifest.json. The rule fails if the probe does not lead its controls, unless the config lets it.
+every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, datasets.csv (of a mixture, each
+dataset in it), scores.parquet (log-odds of every val row) and manifest.json. The rule fails if the probe does not lead its controls, unless the config lets it.
 On request also transfer.csv: the probe on the val rows of others.
 """
 
@@ -56,6 +56,7 @@ rule train_probe:
         methods="<results>/probes/{probe}/methods.csv",
         controls=ensure("<results>/probes/{probe}/controls.csv", non_empty=True),
         wordings="<results>/probes/{probe}/wordings.csv",
+        datasets="<results>/probes/{probe}/datasets.csv",
         scores="<results>/probes/{probe}/scores.parquet",
         manifest="<results>/probes/{probe}/manifest.json",
     log:

@@ -58,6 +58,9 @@ class Config(Settings):
             for name in self.section(kind):
                 if not NAME.fullmatch(name):
                     raise ValueError(f"{kind}: {name!r:.80} is no name; use letters, digits and . _ = + -")
+        for name, dataset in self.datasets.items():
+            if dataset.mixture is not None:
+                self._mixture_fits(name, dataset.mixture)
         for name, probe in self.probes.items():
             _known(f"probes.{name}.model", probe.model, self.models)
             _known(f"probes.{name}.dataset", probe.dataset, self.datasets)
@@ -76,9 +79,37 @@ class Config(Settings):
                 _known(f"evaluation.suites: wording for run {name}", wording, self.wordings(run.dataset))
         return self
 
+    def _mixture_fits(self, name: str, members: list[str]) -> None:
+        """Members are plain datasets of different sources, and have a wording in common."""
+        sources: dict[str, str] = {}
+        for member in members:
+            _known(
+                f"datasets.{name}.mixture", member, [other for other in self.datasets if other not in self.mixtures()]
+            )
+            source = self.datasets[member].source()
+            if sources.setdefault(source, member) != member:
+                raise ValueError(
+                    f"datasets.{name}.mixture: {sources[source]!r} and {member!r} have the same source, so that rows"
+                    " trained on could be evaluated on too"
+                )
+        if not self.wordings(name):
+            raise ValueError(f"datasets.{name}.mixture: its datasets have no wording (of the same name) in common")
+        for wording in self.wordings(name):
+            asked = [self.datasets[member].wordings[wording] for member in members]
+            if len({each.about and each.template for each in asked}) > 1:
+                raise ValueError(
+                    f"datasets.{name}.mixture: {wording!r} asks about answers in some of its datasets only, or by"
+                    " different templates"
+                )
+
+    def mixtures(self) -> list[str]:
+        """Datasets that are made of others."""
+        return [name for name, dataset in self.datasets.items() if dataset.mixture is not None]
+
     def wordings(self, dataset: str) -> list[str]:
-        """Wordings of a dataset."""
-        return list(self.datasets[dataset].wordings)
+        """Wordings of a dataset; of a mixture those that all its members have."""
+        members = [self.datasets[name] for name in self.datasets[dataset].mixture or [dataset]]
+        return [name for name in members[0].wordings if all(name in member.wordings for member in members)]
 
     def names(self, kind: str) -> list[str]:
         """Names as regular expressions, for wildcard constraints."""
@@ -106,6 +137,8 @@ def preflight(config: Config) -> None:
     from elkflow.data import preflight as check_dataset
 
     for name, dataset in config.datasets.items():
+        if dataset.mixture is not None:
+            continue  # its members are checked
         try:
             check_dataset(dataset)
         except UserError as error:

@@ -60,15 +60,18 @@ def _fitted_log_odds(train, labels: NDArray, val) -> NDArray:
 
 
 def _text_columns(table: pd.DataFrame) -> list[str]:
-    """String columns of three words or more on average."""
-    texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
-    return [name for name in texts if np.mean([len(str(text).split()) for text in table[name].head(200)]) >= 3]
+    """String columns of three words or more on average (a mixture's rows lack those of other datasets)."""
+    known = {name: table[name].dropna() for name in table.columns}
+    texts = [name for name, column in known.items() if len(column) and pd.api.types.is_string_dtype(column)]
+    return [name for name in texts if np.mean([len(str(text).split()) for text in known[name].head(200)]) >= 3]
 
 
 def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArray:
     """Share of each text's words that occur in each other text [N, features]; with what answer is shown, if one is."""
     rows = table.set_index(table["id"].astype(str)).loc[[str(question) for question in pairs.questions]]
-    words = {name: [set(re.findall(r"\w+", text.lower())) for text in rows[name].astype(str)] for name in columns}
+    words = {
+        name: [set(re.findall(r"\w+", text.lower())) for text in rows[name].fillna("").astype(str)] for name in columns
+    }
     shares = [
         [len(a & b) / max(1, len(a)) for a, b in zip(words[first], words[second], strict=True)]
         for first in columns

@@ -69,16 +69,17 @@ def verify(manifest: Path) -> dict[str, Any]:
         UserError: what does not agree; the message names the file.
     """
     content = check(manifest)
+    names = content["settings"].get("labels")  # a mixture has none: its datasets' labels mean different things
     seen: dict[str, dict[str, str]] = {"id": {}, "group": {}}
     for name in SPLITS:
         path = manifest.parent / content["outputs"][name]["path"]
         table = read_table(path, ["id", "group", "label"])
-        labels = np.bincount(table["label"].to_numpy(), minlength=len(content["settings"]["labels"]))
+        labels = np.bincount(table["label"].to_numpy(), minlength=len(names or ()))
         stated = content["facts"]["splits"][name]
         found = {
             "rows": table.num_rows,
             "groups": pc.count_distinct(table["group"]).as_py(),
-            "labels": dict(zip(content["settings"]["labels"], map(int, labels), strict=True)),
+            "labels": dict(zip(names or map(str, range(len(labels))), map(int, labels), strict=True)),
         }
         if different := [key for key in found if found[key] != stated[key]]:
             raise UserError(

@@ -78,7 +78,10 @@ def card(name: str, licence: str | None, manifest: Path) -> str:
     """A dataset card: what the hub reads at its head, then source, splits and how they were made."""
     content = read_json(manifest)
     settings, facts = content["settings"], content["facts"]
-    source = settings["hub"] or settings["path"] or "questions about countries, generated from a table of facts"
+    mixed = f"the datasets {', '.join(settings['mixture'])}" if settings.get("mixture") else None
+    source = (
+        mixed or settings["hub"] or settings["path"] or "questions about countries, generated from a table of facts"
+    )
     head = [f"license: {licence}"] if licence and licence not in ("unknown", "other") else []
     head += ["configs:", "- config_name: default", "  data_files:"]
     for split in SPLITS:
@@ -89,7 +92,7 @@ def card(name: str, licence: str | None, manifest: Path) -> str:
         + f" | `{content['outputs'][split]['sha256'][:16]}` |"
         for split, entry in facts["splits"].items()
     ]
-    removed = ", ".join(f"{reason}: {count}" for reason, count in facts["removed"].items()) or "nothing"
+    removed = ", ".join(f"{reason}: {count}" for reason, count in facts.get("removed", {}).items()) or "nothing"
     body = [
         f"# {name}",
         "",
@@ -98,7 +101,7 @@ def card(name: str, licence: str | None, manifest: Path) -> str:
         "",
         f"- Source: {source}",
         f"- Licence of the source: {licence or 'not stated'}",
-        f"- Recipe: {settings['split']}",
+        f"- Recipe: {settings.get('split') or 'all rows of each, in turn'}",
         f"- Left out: {removed}",
         "",
         "| split | rows | groups | labels | sha256 |",

@@ -35,6 +35,8 @@ class Pairs:
     """Id of the dataset row behind each pair [N]."""
     shown: NDArray[np.int64] | None
     """Where pairs ask about an answer (is it truthful?): which one [N]."""
+    datasets: NDArray | None
+    """In a mixture: the dataset each pair is from [N]."""
     zero_shot: NDArray[np.float64] | None
     """The model's own log-odds of answer 1 over answer 0, [V, N]."""
     layers: int
@@ -89,6 +91,7 @@ class Pairs:
             answers=answers[0] if all(texts == answers[0] for texts in answers) else None,
             questions=full["question_id"].to_pylist() if "question_id" in columns else ids,
             shown=full["answer_index"].to_numpy() if "answer_index" in columns else None,
+            datasets=full["original_dataset"].to_numpy() if "original_dataset" in columns else None,
             zero_shot=None
             if any(odds is None for odds in zero_shot)
             else np.stack([o for o in zero_shot if o is not None]),

@@ -1,5 +1,6 @@
 """Opening the rows of a dataset, wherever they are, memory-mapped and batch by batch."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from elkflow.settings.data import HubSource, QuestionSettings
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger("elkflow")
 BATCH = 10_000
 COMMIT = re.compile(r"[0-9a-f]{40}")
 READERS = {
@@ -42,7 +44,15 @@ def open_rows(settings: QuestionSettings, cache: Path | None = None) -> dict[str
         table = Path(settings.facts.table) if settings.facts.table else TABLE
         return {"train": Dataset(generate(load_facts(table), settings.facts.seed, settings.facts.label))}
     if settings.hub is not None:
-        return {part: _from_hub(settings.hub, name) for part, name in settings.hub.splits.items()}
+        parts: dict[str, Dataset] = {part: _from_hub(settings.hub, name) for part, name in settings.hub.splits.items()}
+        if not COMMIT.fullmatch(settings.hub.revision) and (found := commit(parts["train"])):
+            logger.warning(
+                "hub dataset %s: %r is no commit and can move; to pin these rows, write `revision: %s`",
+                settings.hub.id,
+                settings.hub.revision,
+                found,
+            )
+        return parts
     paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}
     return {part: _from_path(Path(path), cache) for part, path in paths.items()}
 

@@ -43,6 +43,7 @@ OUTPUTS = (
     "methods.csv",
     "controls.csv",
     "wordings.csv",
+    "datasets.csv",
     "scores.parquet",
 )
 
@@ -136,6 +137,8 @@ def train_probe(
     write_text(folder / "methods.csv", methods.to_csv(index=False))
     write_text(folder / "controls.csv", table.to_csv(index=False))
     write_text(folder / "wordings.csv", wording_table(chosen, at, parts, settings, weights).to_csv(index=False))
+    members = member_table(settings.dataset, odds, parts, settings)
+    write_text(folder / "datasets.csv", members.to_csv(index=False))
     write_table(score_table(fitted, best, slope * odds + offset, parts, settings), folder / "scores.parquet")
     return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": facts["metrics"]["auroc"]}
 
@@ -153,6 +156,8 @@ def origin(prompts: Path, states: Path) -> dict[str, Any]:
     if not (manifest := prompts.with_name("manifest.json")).is_file():
         return {"asked": None, "loading": loading}
     made = read_json(manifest)["settings"]
+    if "prompts" not in made:  # a mixture, whose members are asked by templates of their own
+        return {"asked": None, "loading": loading}
     wording, chat = made["prompts"]["wording"], made["chat"]
     asked = {
         "template": dataclasses.asdict(load_template(wording["template"])),
@@ -232,6 +237,19 @@ def wording_table(
     for index, wording in enumerate(settings.wordings()):
         odds = log_odds(chosen.val[at, index])
         rows.append({"wording": wording, **flat(summary(odds, parts.val.labels, weights))})
+    return pd.DataFrame(rows)
+
+
+def member_table(name: str, odds: NDArray, parts: Parts, settings: ProbeSettings) -> pd.DataFrame:
+    """The reward's log-odds [N] on all val rows and, of a mixture, on those of each dataset in it."""
+    val, rows = parts.val, [{"dataset": name, "rows": len(parts.val)}]
+    chosen = [np.arange(len(val))]
+    for member in dict.fromkeys(val.datasets if val.datasets is not None else ()):
+        chosen.append(np.flatnonzero(val.datasets == member))
+        rows.append({"dataset": member, "rows": len(chosen[-1])})
+    for row, index in zip(rows, chosen, strict=True):
+        weights = resamples(len(index), settings.bootstrap, settings.seed, val.groups[index])
+        row |= flat(summary(odds[index], val.labels[index], weights))
     return pd.DataFrame(rows)
 
 

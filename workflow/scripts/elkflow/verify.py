@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from elkflow.data import verify as verify_split
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, sha256
 
@@ -23,7 +24,7 @@ def verify(results: Path) -> list[str]:
     """
     walk = Walk(results)
     walk.visit(results / "summary" / "manifest.json", "the summary")
-    broken = walk.broken or list(rows_without_source(results))
+    broken = walk.broken or [*walk.splits_that_do_not_count(), *rows_without_source(results)]
     if broken:
         raise UserError("the chain from the scores to the data is broken:\n  " + "\n  ".join(broken))
     return [os.path.relpath(path, results) for path in walk.visited]
@@ -63,6 +64,15 @@ class Walk:
                 self.broken.append(
                     f"{os.path.relpath(path, self.results)}, an input of {name}: no manifest describes it"
                 )
+
+    def splits_that_do_not_count(self) -> Iterator[str]:
+        """Splits whose rows, labels or groups are not what their manifest says, or that share rows."""
+        for manifest in self.visited:
+            if manifest.parent.parent == _resolved(self.results / "data"):
+                try:
+                    verify_split(manifest)
+                except UserError as error:
+                    yield str(error)
 
     def _compare(self, manifest: Path, entry: dict[str, str], link: str) -> None:
         """Note whether a file is what the manifest says; files that are not kept may be missing."""
@@ -114,7 +124,22 @@ def rows_without_source(results: Path) -> Iterator[str]:
             if "question_id" not in asked:  # wordings about an answer ask each row twice, under other labels
                 data = results / "data" / dataset / "val.parquet"
                 rows = read_table(data, ["id", "label"]).to_pandas()
-                yield from _odd_one(os.path.relpath(prompts, results), data, asked, rows, results)
+                yield from _odd_one(os.path.relpath(prompts, results), data, _as_in_data(asked, rows), rows, results)
+
+
+def _as_in_data(asked: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Prompts with the labels of the data: answers may be in another order than labels, the same for a whole dataset.
+
+    A prompt gets what the first of its dataset with the same label means, so that one against the others shows.
+    """
+    labels = dict(zip(rows["id"].astype(str), rows["label"], strict=True))
+    members = asked["original_dataset"] if "original_dataset" in asked else [""] * len(asked)
+    meant: dict[tuple[str, int], int] = {}
+    found = [
+        meant.setdefault((member, label), labels.get(str(key), label))
+        for member, key, label in zip(members, asked["id"], asked["label"], strict=True)
+    ]
+    return asked.assign(label=found)
 
 
 def _odd_one(place: str, source: Path, rows: pd.DataFrame, known: pd.DataFrame, results: Path) -> Iterator[str]:

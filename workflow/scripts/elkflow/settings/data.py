@@ -11,7 +11,7 @@ from elkflow.settings.base import Settings
 
 CATALOG = Path(__file__).resolve().parents[4] / "config" / "datasets"
 SPLITS = ("train", "ppo", "val")
-SOURCES = ("facts", "hub", "path")
+SOURCES = ("facts", "hub", "path", "mixture")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -80,7 +80,7 @@ class Wording(Settings):
 
 
 class QuestionSettings(Settings):
-    """Which questions, and which of them each stage gets. Exactly one source: `facts`, `hub` or `path`."""
+    """Which questions, and which of them each stage gets. Exactly one source: `facts`, `hub`, `path` or `mixture`."""
 
     facts: FactsSource | None = None
     """Questions about countries that ship with the workflow."""
@@ -88,6 +88,8 @@ class QuestionSettings(Settings):
     """A dataset on the hub."""
     path: str | dict[Literal["train", "val"], str] | None = None
     """A local file (parquet, JSON lines, CSV, Arrow) or `save_to_disk` folder; or one for train and one for val."""
+    mixture: list[str] | None = None
+    """Other datasets of this config, joined split by split; no key but `licence` and `push_to` may stand beside it."""
     columns: dict[str, str] | None = None
     """Field name in the templates to column of the source; unset: every column under its own name."""
     id: str | None = None
@@ -127,12 +129,21 @@ class QuestionSettings(Settings):
         if len(sources) != 1:
             found = f"found {' and '.join(sources)}" if sources else "found none"
             raise ValueError(f"give exactly one of {', '.join(SOURCES)} ({found})")
+        if self.mixture is not None:
+            self._check_mixture(self.mixture)
+            return self
         if self.split is None:
             raise ValueError("split is missing")
         self._check_split(self.split)
         if len(set(self.labels)) < len(self.labels):
             raise ValueError("labels must be different")
         return self
+
+    def _check_mixture(self, members: list[str]) -> None:
+        if len(set(members)) < max(2, len(members)):
+            raise ValueError("mixture: name at least two datasets, each once")
+        if extra := self.model_fields_set - {"mixture", "licence", "push_to"}:
+            raise ValueError(f"mixture: {min(extra)!r} belongs to the datasets that it joins")
 
     def _check_split(self, split: SplitSettings) -> None:
         parts = self.hub.splits if self.hub else self.path if isinstance(self.path, dict) else {"train": ""}
@@ -146,6 +157,12 @@ class QuestionSettings(Settings):
             size = getattr(split, name)
             if self.pair and split.recipe == "grouped" and isinstance(size, int) and size % len(self.labels):
                 raise ValueError(f"split.{name}: {size} rows do not divide into pairs of {len(self.labels)}")
+
+    def source(self) -> str:
+        """Where the rows are from, as text that is equal for equal sources."""
+        if self.hub is not None:
+            return f"hub {self.hub.id} {self.hub.name}"
+        return f"facts {self.facts.table}" if self.facts is not None else f"path {self.local_files()}"
 
     def local_files(self) -> list[str]:
         """Local files and folders that the questions are read from."""
@@ -191,8 +208,9 @@ class DatasetSettings(QuestionSettings):
     """Refuse answers that are not exactly one token of the model."""
     too_long: Literal["refuse", "drop"] = "refuse"
     """What to do with a prompt that is longer than the model's context."""
-    wordings: dict[Name, Wording] = Field(min_length=1)
-    """Name to template. Rendered for every model that needs them; the name is part of the file path."""
+    wordings: dict[Name, Wording] = {}
+    """Name to template. Rendered for every model that needs them; the name is part of the file path. At least one; a
+    mixture has those that all its datasets have."""
     licence: str | None = None
     """For the dataset's card."""
     push_to: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
@@ -204,6 +222,12 @@ class DatasetSettings(QuestionSettings):
         if answers is not None and len(set(answers)) < max(2, len(answers)):
             raise ValueError("answers must be at least two, and different")
         return answers
+
+    @model_validator(mode="after")
+    def _some_wording(self) -> Self:
+        if not self.wordings and self.mixture is None:
+            raise ValueError("wordings: give at least one")
+        return self
 
     def questions(self) -> QuestionSettings:
         """The part that decides which rows there are."""
