@@ -54,7 +54,7 @@ def test_a_changed_file_of_a_local_model_fetches_it_anew(finished):
 def test_a_ppo_setting_reruns_ppo_and_what_follows(changed):
     def edit(config):
         (run,) = config["runs"].values()
-        run["ppo"]["learning_rate"] = 3e-4
+        run["ppo"]["learning_rate"] *= 2
 
     plan = changed(edit)
     assert {"train_ppo", "merge_lora", "evaluate_tuned", "compare"} <= plan
