@@ -83,6 +83,26 @@ def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):
     assert "dataset=rivers" in made and "dataset=countries" not in made
 
 
+def test_pushing_without_a_token_stops_before_anything_is_built(finished, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    (dataset,) = config["datasets"].values()
+    file = tmp_path / "config.yaml"
+
+    def push(*arguments):
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+        return snakemake(finished, "push_datasets", "--configfile", str(file), *arguments, check=False)
+
+    assert "no dataset of the config has a `push_to`" in push("--cores", "1").stdout
+    dataset["push_to"] = "me/countries"
+    done = push("--cores", "1")
+    assert done.returncode == 1 and done.stdout.count("HF_TOKEN is not set; pushing needs a token") == 1
+    assert "rule push_dataset:" not in done.stdout and not (finished / "results/pushed").exists()
+    monkeypatch.setenv("HF_TOKEN", "very-secret")
+    planned_now = push("--dry-run").stdout
+    assert "rule push_dataset:" in planned_now and "very-secret" not in planned_now
+
+
 def test_forcing_ppo_runs_what_follows(finished):
     plan = planned(finished, "--forcerun", "train_ppo")
     assert plan >= AFTER_PPO and not plan & {"extract_hiddens", "train_probe", "fetch_model"}

@@ -16,6 +16,7 @@ from elkflow.errors import UserError, explain
 from elkflow.files import sha256
 from elkflow.lineage import check
 from elkflow.settings.data import DatasetSettings
+from elkflow.verify import Walk
 
 SPLIT = {"train": 20, "ppo": 20, "val": 10}
 ROWS = 200
@@ -196,6 +197,21 @@ def test_verify_counts_again(tmp_path, source):
     tamper(lambda table: table.set_column(0, "id", other["id"].slice(0, 10)), "is in train too")
     tamper(lambda table: table.set_column(1, "group", other["group"].slice(0, 10)), "is in train too")
     tamper(lambda table: table.set_column(0, "id", pa.array(["x"] * 10)), "an id appears twice")
+
+
+def test_a_source_that_changed_since_is_named(tmp_path, source):
+    results = tmp_path / "results"
+    given = section(path=str(source)).questions().model_dump_json()
+    main(["--settings", given, "--folder", str(results / "data" / "rows"), "--sources", str(source)])
+    manifest = results / "data" / "rows" / "manifest.json"
+    walk = Walk(results)
+    walk.visit(manifest, "a test")
+    assert walk.broken == [] and list(walk.splits_that_do_not_count()) == []
+    save(questions(start=1), source)
+    walk = Walk(results)
+    walk.visit(manifest, "a test")
+    (message,) = walk.broken
+    assert message.startswith("data/rows/manifest.json was made from ../source.parquet with hash")
 
 
 def test_files_behind_a_dataset(source):
