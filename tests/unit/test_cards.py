@@ -25,7 +25,7 @@ def test_the_card_tells_this_run_and_no_other(results, verdict):
         for heading in ("## Results", "## Probe", "## Training", "## Data", "## Limits", "## Provenance"):
             assert heading in text
         assert "errs on 7.0 % of held-out questions" in text and "**Outcome: honest**" in text
-        assert "| val | 60 | No: 30, Yes: 30 |" in text
+        assert "| val | 60 | 30 | No: 30, Yes: 30 |" in text
 
 
 def test_reward_hacking_stands_on_the_card(results, verdict):

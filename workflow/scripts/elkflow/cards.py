@@ -89,7 +89,7 @@ def _flat(facts: dict[str, Any]) -> dict[str, str]:
 def source(name: str, settings: dict[str, Any]) -> str:
     """Where a dataset comes from, and its licence, as far as the config says."""
     named = {"facts": "questions about countries, built in"}
-    kinds = [kind for kind in ("facts", "hub", "path") if settings.get(kind) is not None]
+    kinds = [kind for kind in ("facts", "hub", "path", "mixture") if settings.get(kind) is not None]
     shown = [named.get(kind, f"{kind}: {json.dumps(settings[kind])}") for kind in kinds]
     licence = [f"licence {settings['licence']}"] if settings.get("licence") else []
     told = ", ".join(shown + licence)
