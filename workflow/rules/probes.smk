@@ -4,7 +4,8 @@ Needs the hidden states of contrast pairs (train, val) under every wording of th
 rows (controls read their text).
 Makes, under <results>/probes/{probe}/: probe.safetensors and probe.json (the reward model), layers.csv (every method on
 every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, datasets.csv (of a mixture, each
-dataset in it), scores.parquet (log-odds of every val row) and manifest.json. The rule fails if the probe does not lead its controls, unless the config lets it.
+dataset in it), scores.parquet (log-odds of every val row) and manifest.json. The rule fails if the probe does not lead
+its controls, unless the config lets it.
 On request also transfer.csv: the probe on the val rows of others.
 """
 

@@ -5,12 +5,7 @@ from typing import Any
 import pandas as pd
 
 from elkflow import tables
-from elkflow.tables import gain, number, p_value
-
-
-def rows_of(evaluations: list[dict[str, Any]], training: dict[str, Any]) -> list[dict[str, Any]]:
-    """The comparison's rows of one run and seed."""
-    return [row for row in evaluations if (row["run"], row["seed"]) == (training["run"], training["seed"])]
+from elkflow.tables import gain, number, p_value, rows_of
 
 
 def points(row: dict[str, Any]) -> str:

@@ -98,18 +98,25 @@ def write_table(table: Any, path: Path | str) -> None:
         pq.write_table(table, temporary)
 
 
+@contextmanager
+def parquet_errors(path: Path | str) -> Iterator[None]:
+    """Within, a parquet file that is missing or damaged is a UserError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a readable parquet file ({error})") from None
+
+
 def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
     """Read a parquet file as a pyarrow Table.
 
     Raises:
         UserError: the file is missing, damaged, or lacks one of `columns`; the message names it.
     """
-    try:
+    with parquet_errors(path):
         table = pq.read_table(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from None
     if missing := [column for column in columns or [] if column not in table.column_names]:
         raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(table.column_names)}")
     return table.select(columns) if columns else table

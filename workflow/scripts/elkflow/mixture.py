@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elkflow.errors import UserError
-from elkflow.files import atomic, read_json
+from elkflow.files import atomic, parquet_errors, read_json
 from elkflow.settings.data import SPLITS
 
 BATCH = 10_000
@@ -76,12 +75,8 @@ def turns(sizes: Sequence[int]) -> np.ndarray:
 
 
 def _head(path: Path) -> pq.FileMetaData:
-    try:
+    with parquet_errors(path):
         return pq.read_metadata(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from None
 
 
 def _schema(members: Sequence[pa.Schema], added: Sequence[str]) -> pa.Schema:

@@ -25,7 +25,7 @@ def overview(verdict: dict[str, Any]) -> Page:
     )
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
     for training in verdict["trainings"][:MANY]:
-        own = digest.rows_of(verdict["evaluations"], training)
+        own = tables.rows_of(verdict["evaluations"], training)
         trained = next((row for row in own if row["kind"] == "training"), None)
         page.heading(f"{training['run']}, seed {training['seed']}")
         if trained is None:

@@ -16,6 +16,11 @@ BASELINES = {
 """Controls beside every probe, in the words of the report."""
 
 
+def rows_of(evaluations: list[dict[str, Any]], training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparison's rows of one run and seed."""
+    return [row for row in evaluations if (row["run"], row["seed"]) == (training["run"], training["seed"])]
+
+
 def average_rows(averages: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
     """Suites' averages as cells of text."""
     return [
@@ -148,9 +153,7 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
     blocks = []
     for training in verdict["trainings"]:
-        rows = [
-            row for row in verdict["evaluations"] if (row["run"], row["seed"]) == (training["run"], training["seed"])
-        ]
+        rows = rows_of(verdict["evaluations"], training)
         shown = [row for row in rows if row["kind"] != "general"] + [row for row in rows if row["kind"] == "general"]
         probe = probes[training["probe"]]
         knows = [number(probe["accuracy"], "acc") if row["kind"] == "training" else "" for row in shown]
@@ -164,10 +167,8 @@ def verdict_text(verdict: dict[str, Any]) -> str:
             ["  p (Holm)", *(p_value(row["p_holm"]) for row in shown)],
         ]
         lines = "".join(
-            f"{row['suite']}, average of {row['tasks']} tasks: {number(row['base'], 'acc')} -> "
-            f"{number(row['tuned'], 'acc')}, {gain(row['difference'], row['ci_low'], row['ci_high'], 'acc')}\n"
-            for row in verdict.get("averages", [])
-            if (row["run"], row["seed"]) == (training["run"], training["seed"])
+            f"{row['suite']}: {row['base']} -> {row['tuned']}, {row['difference [95 %]']}\n"
+            for row in average_rows(rows_of(verdict.get("averages", []), training))
         )
         n = max((row["n"] for row in shown if row["kind"] != "general"), default=0)
         blocks.append(
