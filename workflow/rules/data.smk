@@ -179,6 +179,6 @@ rule prefetch:
                 if dataset.hub is not None
             }
         ),
+    # shown as well as logged: it tells which revisions to pin
     shell:
-        "python {input.script:q} --datasets {params.datasets:q} --record {output.record:q}"
-        " 2>&1 | tee {log:q}"  # it tells which revisions to pin
+        "python {input.script:q} --datasets {params.datasets:q} --record {output.record:q} 2>&1 | tee {log:q}"
