@@ -166,4 +166,11 @@ def write_probe(folder: Path, inputs: list[Path]) -> None:
     pd.DataFrame(rows).to_csv(folder / "layers.csv", index=False)
     controls = [{"control": "majority", "auroc": 0.5, "accuracy": 0.5}, {"control": "zero_shot", **figures(0.51, 0.5)}]
     pd.DataFrame(controls).to_csv(folder / "controls.csv", index=False)
-    made(folder, "probe.json", "layers.csv", "controls.csv", inputs=inputs)
+    write_members(folder, {"d": figures(0.97, 0.93)}, inputs)
+
+
+def write_members(folder: Path, members: dict[str, dict[str, float]], inputs: list[Path]) -> None:
+    """The probe's figures on its whole dataset and then, of a mixture, on each dataset in it; and its manifest."""
+    rows = [{"dataset": name, "rows": QUESTIONS, **metrics} for name, metrics in members.items()]
+    pd.DataFrame(rows).to_csv(folder / "datasets.csv", index=False)
+    made(folder, "probe.json", "layers.csv", "controls.csv", "datasets.csv", inputs=inputs)

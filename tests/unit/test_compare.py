@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import show_verdict
-from finished import PLAN, samples, write_results, write_suite
+from finished import PLAN, QUESTIONS, figures, samples, write_members, write_results, write_suite
 
 from elkflow import compare, headlines, tables
 from elkflow.errors import UserError
@@ -189,6 +189,22 @@ def test_the_script_writes_the_verdict_tables_and_figures(results):
     text = (folder / "comparison.md").read_text()
     assert "+50.0 [" in text and "within noise" in text and "< 0.001" in text
     assert "the model's own zero-shot answer" in (folder / "probes.md").read_text()
+
+
+def test_the_datasets_of_a_mixture_stand_in_verdict_tables_and_report(results, tmp_path):
+    results = shutil.copytree(results, tmp_path / "copy")
+    members = {"d": figures(0.97, 0.93), "known": figures(0.99, 0.96), "unknown": figures(0.52, 0.5)}
+    write_members(results / "probes" / "p", members, [])
+    folder = run_script(results)
+    (probe,) = read_json(folder / "verdict.json")["probes"]
+    assert probe["datasets"] == {name: members[name] | {"rows": QUESTIONS} for name in ("known", "unknown")}
+    row = "the probe on known alone (60 questions) | 0.990 [0.970, 1.000] | 96.0 %"
+    assert row in (folder / "probes.md").read_text()
+    assert row in (results / "runs/r/seed0/README.md").read_text()
+    assert "the probe on unknown alone (60 questions)" in (folder / "probe.html").read_text()
+    table = pd.read_csv(folder / "probes.csv")
+    own = table[table["control"].isna()]
+    assert dict(zip(own["dataset"], own["auroc"], strict=True)) == {"d": 0.97, "known": 0.99, "unknown": 0.52}
 
 
 def test_a_second_run_gives_the_same_bytes(results):

@@ -56,6 +56,7 @@ rule compare:
         model_manifests=of_trainings("<results>/models/{policy}/manifest.json"),
         layers=expand("<results>/probes/{probe}/layers.csv", probe=PLAN.probes),
         controls=expand("<results>/probes/{probe}/controls.csv", probe=PLAN.probes),
+        datasets=expand("<results>/probes/{probe}/datasets.csv", probe=PLAN.probes),
         lineage=of_trainings(
             "<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json"
         )

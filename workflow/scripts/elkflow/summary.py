@@ -113,9 +113,11 @@ def reward_auroc(rewards: Path) -> float:
 
 
 def read_probe(folder: Path, name: str) -> dict[str, Any]:
-    """One probe's figures on val, with its baselines beside it."""
+    """One probe's figures on val, with its baselines beside it; `datasets` has those on each member of a mixture."""
     probe = read_json(folder / "probe.json")
     controls = pd.read_csv(folder / "controls.csv")
+    datasets = pd.read_csv(folder / "datasets.csv")
+    members = datasets[datasets["dataset"] != probe["dataset"]]  # the first row is the whole val split
     figures = _figures(pd.Series(probe["metrics"]))
     return {
         "probe": name,
@@ -126,6 +128,7 @@ def read_probe(folder: Path, name: str) -> dict[str, Any]:
         "admitted": bool(probe["gate"]["passed"]),
         **figures,
         "baselines": {row["control"]: _figures(row) for _, row in controls.iterrows()},
+        "datasets": {row["dataset"]: {"rows": int(row["rows"])} | _figures(row) for _, row in members.iterrows()},
     }
 
 

@@ -118,10 +118,12 @@ def comparison_rows(comparison: Sequence[Mapping[Any, Any]]) -> list[dict[str, s
 
 
 def probe_rows(probes: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Every probe and, under it, its baselines, as cells of text."""
+    """Every probe and, under it, the datasets of its mixture and its baselines, as cells of text."""
     rows = []
     for probe in probes:
         rows.append(_probe_row(probe["probe"], f"probe: {probe['method']}, layer {probe['layer']}", probe))
+        for name, entry in probe["datasets"].items():
+            rows.append(_probe_row("", f"the probe on {name} alone ({entry['rows']} questions)", entry))
         rows += [_probe_row("", BASELINES.get(key, key), entry) for key, entry in probe["baselines"].items()]
     return rows
 
@@ -139,11 +141,17 @@ def _probe_row(probe: str, what: str, figures: dict[str, Any]) -> dict[str, str]
 
 
 def flat_probes(probes: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Probes and baselines as numbers: one row each, `control` empty for the probe itself."""
+    """Probes and baselines as numbers: one row each, `control` empty for the probe itself.
+
+    A probe of a mixture has a row for each `dataset` in it too.
+    """
     rows = []
     for probe in probes:
-        figures = {key: value for key, value in probe.items() if key != "baselines"}
+        figures = {key: value for key, value in probe.items() if key not in ("baselines", "datasets")}
         rows.append({"probe": probe["probe"], "control": ""} | figures)
+        for name, entry in probe["datasets"].items():
+            metrics = {key: value for key, value in entry.items() if key != "rows"}
+            rows.append({"probe": probe["probe"], "control": "", "dataset": name} | metrics)
         rows += [{"probe": probe["probe"], "control": name} | entry for name, entry in probe["baselines"].items()]
     return pd.DataFrame(rows)
 
