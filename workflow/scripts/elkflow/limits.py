@@ -1,4 +1,4 @@
-"""A limit on how long foreign text, such as a template, may keep this process busy."""
+"""A limit on the work that foreign text, such as a template, may give this process."""
 
 import signal
 import threading
@@ -15,22 +15,23 @@ class TookTooLongError(Exception):
 
 @contextmanager
 def time_limit(seconds: float = SECONDS) -> Iterator[None]:
-    """Raise TookTooLongError inside the body after so many seconds.
+    """Raise TookTooLongError inside the body after so many seconds of this process's CPU time.
 
-    Works in the main thread, where signals arrive, and between Python's own steps: a single long operation of C code
-    is not interrupted. In other threads there is no limit.
+    Waiting for a core does not count, so a busy machine refuses nothing that an idle one takes. Works in the main
+    thread, where signals arrive, and between Python's own steps: a single long operation of C code is not interrupted.
+    In other threads there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise TookTooLongError(f"not done after {seconds:g} s")
+        raise TookTooLongError(f"not done after {seconds:g} s of CPU time")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
