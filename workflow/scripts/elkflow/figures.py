@@ -34,6 +34,15 @@ class Rollout(Answers):
     values: Tensor
     entropy: Tensor
 
+    def numbers(self) -> dict[str, Tensor]:
+        """What an update stands on, by the names it has in messages."""
+        return {
+            "rewards": self.scores,
+            "log-probabilities": self.logprobs,
+            "reference log-probabilities": self.reference,
+            "values": self.values,
+        }
+
 
 UPDATE_FIGURES = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "update_kl")
 

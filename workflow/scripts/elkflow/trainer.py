@@ -18,10 +18,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from elkflow import checkpoints, ppo, schedule
+from elkflow import checkpoints, gradients, ppo, schedule
 from elkflow.cli import progress
 from elkflow.errors import UserError
 from elkflow.figures import UPDATE_FIGURES, Answers, Rollout, gold_accuracy, means, rollout_figures
+from elkflow.finite import check_rows
 from elkflow.policy import Frozen, Policy
 from elkflow.questions import Questions, Rewards
 from elkflow.records import Records
@@ -79,12 +80,8 @@ class Trainer:
             UserError: amounts do not fit each other.
         """
         self.policy, self.tokenizer, self.settings, self.seed = policy, tokenizer, settings, seed
-        self.questions, self.rewards, self.held_out, self.held_out_rewards = (
-            questions,
-            rewards,
-            held_out,
-            held_out_rewards,
-        )
+        self.questions, self.rewards = questions, rewards
+        self.held_out, self.held_out_rewards = held_out, held_out_rewards
         self.folder, self.fingerprint, self.stopping = folder, fingerprint, stopping
         self.accelerator = accelerator or Accelerator(cpu=policy.device.type == "cpu")
         self.steps = schedule.total_steps(settings, len(questions))
@@ -96,9 +93,11 @@ class Trainer:
             )
         self.sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.max_new_tokens)
         self.ends = end_tokens(policy, tokenizer)
-        self.parameters = [parameter for _, parameter in policy.trained()]
+        self.trained = list(policy.trained())
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            [parameter for _, parameter in self.trained],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
         kl = settings.kl
         self.controller = ppo.KLController(kl.coefficient, kl.control, kl.target, kl.horizon, kl.final)
@@ -136,13 +135,19 @@ class Trainer:
             advantages = ppo.whiten(advantages, batch.mask)
 
         rate = settings.learning_rate * self.progress.rate * schedule.rate(step, self.steps, settings)
-        updates = self.update(batch, advantages, returns, rate)
-        figures = rollout_figures(batch, self.questions) | updates
+        figures = rollout_figures(batch, self.questions)
         figures |= {"return": float(ppo.masked_mean(returns, batch.mask)), "learning_rate": rate}
         figures["kl_coefficient"] = self.controller.coefficient
-        self.controller.update(figures["kl_k1"], len(batch.rows), self.steps - step - 1)
+        try:
+            check_rows(batch.numbers(), [self.questions.ids[row] for row in batch.rows])
+            figures |= self.update(batch, advantages, returns, rate)
+        except FloatingPointError as error:
+            collapse: str | None = str(error)
+            self.optimizer.zero_grad()
+        else:
+            self.controller.update(figures["kl_k1"], len(batch.rows), self.steps - step - 1)
+            collapse = self.sentinel.judge(figures) if self.sentinel else None
         self.progress = replace(self.progress, step=step + 1)
-        collapse = self.sentinel.judge(figures) if self.sentinel else None
         figures["gold_accuracy"] = gold_accuracy(batch, self.questions)  # for the record: nothing below acts on it
         if not collapse and (self.progress.step % settings.evaluate_every == 0 or self.progress.step == self.steps):
             figures |= self.evaluate()
@@ -194,8 +199,12 @@ class Trainer:
 
         Returns:
             Means over the optimiser's steps.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; that step is not made.
         """
         settings, device = self.settings, self.policy.device
+        ids = [self.questions.ids[row] for row in batch.rows]
         self.policy.train()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -214,7 +223,10 @@ class Trainer:
                 if settings.target_kl is not None and figures["update_kl"] > settings.target_kl:
                     self.optimizer.zero_grad()
                     return means(made)
-                figures["gradient_norm"] = self.reduce_gradients()
+                names = ids[index * self.minibatch : (index + 1) * self.minibatch]
+                figures["gradient_norm"] = gradients.reduce(
+                    self.trained, self.accelerator, settings.max_gradient_norm, names
+                )
                 self.optimizer.step()
                 self.optimizer.zero_grad()
                 made.append(figures)
@@ -235,18 +247,6 @@ class Trainer:
         loss = policy_loss + settings.value_coefficient * value_loss - settings.entropy_coefficient * entropy
         terms = (policy_loss, value_loss, clipped.float(), value_clipped.float(), moved[1])
         return ppo.masked_sum(loss, mask), torch.stack([ppo.masked_sum(term.detach(), mask) for term in terms])
-
-    def reduce_gradients(self) -> float:
-        """Sum gradients over processes, shorten them if need be, and return their norm before that."""
-        if self.accelerator.num_processes > 1:
-            for parameter in self.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            flat = self.accelerator.reduce(torch.cat([p.grad.flatten() for p in self.parameters]))  # type: ignore
-            for parameter, piece in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
-                parameter.grad.copy_(piece.view_as(parameter))  # type: ignore[union-attr]
-        limit = self.settings.max_gradient_norm or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
