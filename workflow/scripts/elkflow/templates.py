@@ -5,6 +5,8 @@ Prompts" (ACL 2022). A template holds the question and, after `|||`, the right a
 be answered, in the order of the labels.
 """
 
+import itertools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +24,6 @@ from elkflow.limits import time_limit
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
 BAR = "|||"
-SHIELD = (
-    "\ue000\ue000\ue000"  # stands for a bar in the data while a template is rendered: it is split at bars afterwards
-)
 BUILT_IN = frozenset({"answer_choices", "zip", "range", "dict", "lipsum", "cycler", "joiner", "namespace"})
 
 
@@ -110,7 +109,8 @@ class Template:
             TookTooLongError: it does not come to an end.
         """
         body, choices = self._compiled
-        values = {name: value.replace(BAR, SHIELD) if isinstance(value, str) else value for name, value in row.items()}
+        shield = self._shield(row)
+        values = {name: _replaced(value, BAR, shield) for name, value in row.items()} if shield else dict(row)
         answers = None
         with time_limit():
             if self._fixed is not None:
@@ -118,11 +118,26 @@ class Template:
             elif choices is not None:
                 answers = values["answer_choices"] = [part.strip() for part in _rendered(choices, values).split(BAR)]
             question, bar, right = _rendered(body, values).partition(BAR)
-        return (
-            question.strip().replace(SHIELD, BAR),
-            right.strip().replace(SHIELD, BAR) if bar else None,
-            [answer.replace(SHIELD, BAR) for answer in answers] if answers is not None else None,
-        )
+        found = (question.strip(), right.strip() if bar else None, answers)
+        return _replaced(found, shield, BAR) if shield else found
+
+    def _shield(self, row: Mapping[str, Any]) -> str | None:
+        """What stands for bars in the data while they are rendered, as the result is split at bars; None: has none."""
+        if not any(BAR in (value if isinstance(value, str) else str(value)) for value in row.values()):
+            return None
+        texts = json.dumps([*row.values(), self.jinja, self.answer_choices], ensure_ascii=False, default=str)
+        return next(shield for n in itertools.count() if (shield := f"\ue000{n}\ue001") not in texts)
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """The value with `old` replaced in all its texts."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, list | tuple):
+        return type(value)(_replaced(part, old, new) for part in value)
+    if isinstance(value, dict):
+        return {_replaced(key, old, new): _replaced(part, old, new) for key, part in value.items()}
+    return value
 
 
 def _rendered(template: jinja2.Template, values: Mapping[str, Any]) -> str:
