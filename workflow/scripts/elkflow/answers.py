@@ -8,14 +8,17 @@ runs that task alone, and an evaluation that was killed goes on where it stopped
 
 import hashlib
 import json
+import logging
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from elkflow.errors import UserError
 from elkflow.files import read_json, sha256, write_json
 
+logger = logging.getLogger("elkflow")
 BLOCK = 8192
 """Requests in one file: a killed evaluation loses at most so many."""
 SCORING = ("answers", "harness", "hiddens", "models", "packing")
@@ -39,20 +42,31 @@ class Answers:
         self.folder = Path(folder) / _digest([json.dumps([subject, code, libraries], sort_keys=True).encode()])[:24]
 
     def get(self, requests: Sequence[Request]) -> list[Score] | None:
-        """The scores of exactly these requests, in this order; None where they are not known (or not readable)."""
+        """The scores of exactly these requests, in this order; None where they are not known, or damaged."""
         file = self._file(requests)
         if not file.is_file():
             return None
-        scores = read_json(file)
-        return [(float(score), bool(greedy)) for score, greedy in scores]
+        try:
+            kept = read_json(file)
+            scores = [(float(score), bool(greedy)) for score, greedy in kept["scores"]]
+            whole = kept["sha256"] == _hash_of(scores)
+        except (UserError, LookupError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            logger.warning("%s: damaged; its questions are asked again", file)
+        return scores if whole else None
 
     def put(self, requests: Sequence[Request], scores: Sequence[Score]) -> None:
         """Keep the scores of these requests."""
-        write_json(self._file(requests), [list(score) for score in scores])
+        write_json(self._file(requests), {"scores": [list(score) for score in scores], "sha256": _hash_of(scores)})
 
     def _file(self, requests: Sequence[Request]) -> Path:
         parts = (array("q", part).tobytes() for _, context, answer in requests for part in (context, answer))
         return self.folder / f"{_digest(parts)[:32]}.json"
+
+
+def _hash_of(scores: Sequence[Score]) -> str:
+    return _digest([json.dumps([[float(score), bool(greedy)] for score, greedy in scores]).encode()])
 
 
 def _digest(parts: Iterable[bytes]) -> str:
