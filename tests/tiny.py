@@ -57,3 +57,14 @@ def save_tiny_model(folder: Path, texts=(), chat=True, **kwargs) -> Path:
     tiny_llama(len(tokenizer), **kwargs).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def moved(policy):
+    """The policy after its trained parts were changed at random."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, parameter in policy.trained():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import save_tiny_model, tiny_tokenizer
+from tiny import moved, save_tiny_model, tiny_tokenizer
 
 from elkflow import merge as merging
 from elkflow.errors import UserError
@@ -27,11 +27,7 @@ def parts(tmp_path):
     write_table(pd.DataFrame({"prompt": ["is paris the capital", "rome no yes", "who"]}), tmp_path / "val.parquet")
 
     def trained(**settings):
-        policy = Policy(load_model(tmp_path / "model", dtype="float32"), PPOSettings(steps=1, **settings))
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for _, parameter in policy.trained():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        policy = moved(Policy(load_model(tmp_path / "model", dtype="float32"), PPOSettings(steps=1, **settings)))
         save_policy(policy, tiny_tokenizer(), tmp_path / "adapter")
         return last_logits(policy.model, ROWS)
 

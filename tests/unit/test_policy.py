@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_llama
+from tiny import moved, tiny_llama
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, OPTConfig, Qwen2Config
 
 from elkflow.errors import UserError
@@ -11,15 +11,6 @@ from elkflow.settings.ppo import PPOSettings
 
 ROWS = [[5, 9, 11, 12], [7, 8, 9, 10, 4, 20]]
 LAST = torch.tensor([[3], [5]])
-
-
-def moved(policy):
-    """The policy after its trained parts were changed at random."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for _, parameter in policy.trained():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return policy
 
 
 def whole(model, rows):
