@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,11 +36,45 @@ def planned(folder: Path, *arguments: str) -> set[str]:
     return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))} - {"all"}
 
 
+SECRETS = {"HF_TOKEN": "hf_veryMuchASecret", "WANDB_API_KEY": "0123secret4567secret89abcdef0123secret45"}
+
+
+@contextmanager
+def commands_seen() -> Iterator[set[bytes]]:
+    """Command lines of all processes that run meanwhile, looked at every tenth of a second."""
+    seen: set[bytes] = set()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.1):
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(file.read_bytes())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """The folder of a finished tiny run."""
+def commands() -> set[bytes]:
+    """Command lines of the processes that ran while `finished` was made."""
+    return set()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, commands) -> Path:
+    """The folder of a finished tiny run, made by someone who has tokens in the environment."""
     folder = make_workspace(tmp_path_factory.mktemp("workflow"))
-    snakemake(folder, "--cores", "2")
+    with pytest.MonkeyPatch.context() as environment, commands_seen() as seen:
+        for name, secret in SECRETS.items():
+            environment.setenv(name, secret)
+        snakemake(folder, "--cores", "2")
+    commands |= seen
     return folder
 
 

@@ -167,6 +167,10 @@ WRONG = [
     ("models", {"smаll": {"path": "m"}}, "models: 'smаll' is no name"),  # Cyrillic а
     ("evaluation.suites", {"a/b": {"wordings": ["plain"]}}, "evaluation/suites: 'a/b' is no name"),
     ("datasets", {"a\nb": {"facts": {}}}, "datasets"),
+    # paths that Snakemake would read as patterns
+    ("models.small.path", "models/{wildcards.x}", "models.small.path: a path must not hold braces"),
+    ("datasets.rows.path", "rows\n.csv", "datasets.rows.path: a path must not hold braces (Snakemake's wildcards) or"),
+    ("datasets.rows.wordings.plain", "t{x}.yaml", "datasets.rows.wordings.plain.template: a path must not hold braces"),
     # values out of range or of the wrong kind
     ("runs.run.ppo.steps", 0, "runs.run.ppo.steps: Input should be greater than 0 (got 0)"),
     ("runs.run.ppo.steps", "many", "runs.run.ppo.steps: Input should be a valid integer"),

