@@ -9,9 +9,9 @@ from elkflow import digest, overview, plots, tables
 from elkflow.cards import card
 from elkflow.cli import parse, run, timed
 from elkflow.files import atomic, read_json, write_json, write_text
-from elkflow.lineage import check, write_manifest
+from elkflow.lineage import check, check_files, write_manifest
 from elkflow.settings.summary import Plan
-from elkflow.summary import gather, manifests, read_layers, read_steps, read_without_rl
+from elkflow.summary import files_read, gather, manifests, read_layers, read_steps, read_without_rl
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     found = manifests(plan, arguments.results)
     for manifest in found.values():
         check(manifest)
+    check_files(*files_read(plan, arguments.results))
     with timed("comparing"):
         verdict = gather(plan, arguments.results)
     comparison = pd.DataFrame(verdict["evaluations"])

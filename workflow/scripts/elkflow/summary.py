@@ -175,6 +175,18 @@ def manifests(plan: Plan, results: Path) -> dict[str, Path]:
     return found
 
 
+def files_read(plan: Plan, results: Path) -> list[Path]:
+    """What the verdict is computed from beyond the outputs of `manifests`: prompts, rewards, and how training went."""
+    found = []
+    for training in plan.trainings():
+        folder = results / "runs" / training.run / f"seed{training.seed}"
+        found += [folder / "metrics.jsonl", folder / "outcome.json"]
+        found.append(results / "rewards" / training.probe / training.dataset / "val.parquet")
+        prompts = results / "prompts" / training.policy / training.dataset
+        found += [prompts / wording / "val.parquet" for wordings in plan.suites.values() for wording in wordings]
+    return list(dict.fromkeys(found))
+
+
 def read_without_rl(plan: Plan, results: Path) -> pd.DataFrame:
     """What the reward achieves at test time, without training: the evaluation stage's tables, with a column run."""
     if not plan.without_rl:
