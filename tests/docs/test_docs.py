@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def merged(base: dict, over: dict) -> dict:
     return result
 
 
-@pytest.mark.parametrize("block", of("yaml", file=False), ids=str)
+@pytest.mark.parametrize("block", of("yaml", file=False, task=False), ids=str)
 def test_config_fragments_load_on_top_of_the_quickstart(block):
     fragment = yaml.safe_load(block.text)
     if set(fragment) <= set(Config.model_fields):
@@ -95,7 +96,7 @@ def test_the_example_dataset_is_split_and_rendered(folder):
     from elkflow.prompts import ask
     from elkflow.templates import load_template
 
-    (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", file=False) if "primes" in block.text)
+    (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", file=False, task=False) if "primes" in block.text)
     config = Config.load(merged(QUICKSTART, fragment))
     preflight(config)
     facts = split_dataset(config.datasets["primes"], folder / "data")
@@ -113,9 +114,7 @@ def test_the_example_reward_is_found_and_called(folder):
 
 def test_the_example_probe_finds_a_planted_direction(tmp_path):
     """The three edits of CONTRIBUTING.md, made to a copy of the library."""
-    library = tmp_path / "elkflow"
-    (tmp_path / "settings").mkdir()
-    subprocess.run(["cp", "-r", ROOT / "workflow" / "scripts" / "elkflow", library], check=True)
+    library = Path(shutil.copytree(ROOT / "workflow" / "scripts" / "elkflow", tmp_path / "elkflow"))
     (function,), (case,) = of("python", probe=True), of("python", case=True)
     edit(library / "probes.py", "\ndef _within(", "\n" + function.text + "\n\ndef _within(")
     edit(library / "fitting.py", '        case "mass_mean":', case.text + '        case "mass_mean":')
@@ -149,7 +148,61 @@ VERDICT = {
 }
 
 
-@pytest.mark.parametrize("block", of("python", file=False, probe=False, case=False, finished=False), ids=str)
+def test_the_example_task_is_asked(tmp_path, monkeypatch):
+    from tiny import save_tiny_model
+
+    from elkflow import evaluation, tasks
+    from elkflow.settings.model import ModelSettings
+
+    folder = Path(shutil.copytree(ROOT / "workflow" / "tasks", tmp_path / "tasks"))
+    for block in of("yaml", "csv", task=True):
+        (folder / block.options["task"]).write_text(block.text, encoding="utf-8")
+    monkeypatch.setattr(tasks, "TASKS", folder)
+    tasks.ours.cache_clear()
+    (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", task=False) if "opposites" in block.text)
+    settings = Config.load(merged(QUICKSTART, fragment)).evaluation
+    model = evaluation.load_subject(save_tiny_model(tmp_path / "model"), ModelSettings(path="x"), settings)
+    results, samples = evaluation.evaluate_suite(model, settings.suites["control"], {})
+    tasks.ours.cache_clear()
+    assert results["opposites"]["n"] == 3 and set(samples["label"]) == {1}
+
+
+def test_the_example_algorithm_learns_what_is_rewarded(tmp_path):
+    """The three edits of CONTRIBUTING.md, made to a copy of the library."""
+    library = Path(shutil.copytree(ROOT / "workflow" / "scripts" / "elkflow", tmp_path / "elkflow"))
+    (module,), (branch,) = of("python", algorithm=True), of("python", branch=True)
+    (library / "reinforce.py").write_text(module.text, encoding="utf-8")
+    otherwise = "    else:\n        from elkflow.grouped import"
+    edit(library / "run.py", otherwise, branch.text + otherwise)
+    edit(
+        library / "run.py",
+        "\nfrom elkflow.trainer import",
+        "\nfrom elkflow.reinforce import train_reinforce\nfrom elkflow.trainer import",
+    )
+    edit(library / "settings" / "ppo.py", '"rloo", "grpo"]', '"rloo", "grpo", "reinforce"]')
+    code = """
+import sys, pathlib
+from test_trainer import metrics, trainer
+from elkflow.run import train_reinforce
+from elkflow.settings.ppo import RunSettings
+assert "reinforce" in str(RunSettings.model_fields["algorithm"].annotation)
+folder = pathlib.Path(sys.argv[1])
+settings = {"train": "full", "learning_rate": 1e-3, "steps": 60, "sentinel": None}
+made = trainer(folder, batch_size=24, evaluate_rows=24, evaluate_every=1, **settings)
+assert train_reinforce(made).outcome == "finished"
+rewards = [row["held_out_reward"] for row in metrics(folder)]
+assert max(rewards) > rewards[0] + 0.3, rewards
+"""
+    paths = [tmp_path, ROOT / "tests", ROOT / "tests" / "unit"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "run"], env=environment, check=True)
+
+
+@pytest.mark.parametrize(
+    "block",
+    of("python", file=False, probe=False, case=False, finished=False, algorithm=False, branch=False),
+    ids=str,
+)
 def test_python_snippets_run(block, folder):
     (folder / "results" / "summary").mkdir(parents=True)
     (folder / "results" / "summary" / "verdict.json").write_text(json.dumps(VERDICT))
@@ -210,3 +263,12 @@ def test_licences_are_those_of_the_lock():
     locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
     listed.pop("package", None)
     assert {name: version.strip() for name, version in listed.items()} == locked, "run `python docs/licences.py`"
+
+
+def test_judged_mutants_are_of_the_code_as_it_is_and_listed():
+    """A survivor of `make mutation` that was judged, but whose line is no more, is removed from the list."""
+    listed = (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8")
+    for entry in json.loads((ROOT / "tests" / "mutation" / "judged.json").read_text(encoding="utf-8")):
+        code = (ROOT / "workflow" / "scripts" / "elkflow" / f"{entry['module']}.py").read_text(encoding="utf-8")
+        assert entry["old"] in [line.strip() for line in code.splitlines()], entry
+        assert entry["because"] in listed, "run `make mutation`"

@@ -19,6 +19,12 @@ def prompts(prompts: str = "", **_: Any) -> dict[str, datasets.Dataset]:
     return {"test": datasets.Dataset.from_dict(pq.read_table(prompts, columns=columns).to_pydict())}
 
 
+def table(file: str, **_: Any) -> dict[str, datasets.Dataset]:
+    """Rows of a CSV file beside the task's YAML, which names it in `metadata: {file: ...}`."""
+    with (HERE / file).open(encoding="utf-8", newline="") as rows:
+        return {"test": datasets.Dataset.from_list(list(csv.DictReader(rows)))}
+
+
 def cloze(**_: Any) -> dict[str, datasets.Dataset]:
     """Items of cloze.csv; the wrong choices are the answers of the next items of the same relation."""
     with (HERE / "cloze.csv").open(encoding="utf-8", newline="") as file:
