@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint bench dag slow report verify push faults mutation audit clean slurm-profile
+.PHONY: help run test lint bench dag slow report verify push faults coverage mutation audit clean slurm-profile
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -52,15 +52,18 @@ slurm-profile: ## copy the Slurm profile to where `snakemake --profile slurm` fi
 	install -D --backup=numbered --mode=644 profiles/slurm/profile.v9+.yaml \
 	  "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm/profile.v9+.yaml"
 
-faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (about two hours); FAULTS=n for another number
-	ELKFLOW_FAULTS=$(or $(FAULTS),300) python -m pytest tests/faults
+faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (hours); FAULTS=1: the thirty of one chain
+	ELKFLOW_FAULTS=$(or $(FAULTS),300) OMP_NUM_THREADS=1 python -m pytest --capture=no tests/faults/test_workflow.py
+
+coverage: $(READY) ## lines of the library that the fast tests run; fails below 90 %
+	OMP_NUM_THREADS=1 python -m pytest tests/unit --cov --cov-report=term --cov-fail-under=90
 
 mutation: $(READY) ## mutation testing of the mathematics (about half an hour)
-	uv run --no-project --python $(VENV)/bin/python --with-requirements requirements.txt --with cosmic-ray==8.7.0 \
+	uv run --no-project --python $(VENV)/bin/python --with cosmic-ray==8.7.0 \
 		python tests/mutation/run.py
 
-audit: $(READY) ## compare the lock with published security advisories (needs a network that reaches them)
-	uv tool run pip-audit --requirement requirements.txt --no-deps --disable-pip
+audit: $(READY) ## compare the lock with published security advisories; fails where a package cannot be looked up
+	uv tool run pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
 
 clean: ## remove results, logs and caches (not the environment)
 	rm -rf results logs benchmarks report.html .snakemake

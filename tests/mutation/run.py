@@ -1,18 +1,22 @@
 """Mutation testing of the mathematics: change one operator, number or condition and see whether a test notices.
 
-    make mutation
+    make mutation            all modules; writes docs/mutation.md
 
-The mutants are cosmic-ray's; each is tested in a forked process that has everything but
-the mutated module imported already, which is some fifty times as fast as starting pytest anew. Survivors are compared
-with tests/mutation/judged.json: one that nobody has judged fails the run.
+The mutants are cosmic-ray's; each is tested in a forked process that has everything but the mutated module imported
+already, which is some fifty times as fast as starting pytest anew, and by those tests alone that run the mutated
+statement. Survivors are compared with tests/mutation/judged.json: one that nobody has judged fails the run.
 """
 
+import ast
 import json
 import os
 import signal
 import sys
+import tempfile
 import types
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +24,7 @@ sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "tests")]
 sys.dont_write_bytecode = True
 
 import cosmic_ray.plugins  # noqa: E402
+import coverage  # noqa: E402
 import hypothesis  # noqa: E402, F401
 import numpy  # noqa: E402, F401
 import pytest  # noqa: E402
@@ -29,7 +34,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402, F401
 from cosmic_ray.mutating import mutate_code  # noqa: E402
 
-MODULES = {"ppo": ["test_ppo.py"], "probes": ["test_probes.py"], "metrics": ["test_metrics.py"]}
+MODULES = {name: [f"tests/unit/test_{name}.py"] for name in ("ppo", "probes", "metrics")}
 SECONDS = 60
 BINARY = (
     *("Add_Sub", "Add_Mul", "Sub_Add", "Sub_Mul", "Mul_Add", "Mul_Div"),
@@ -49,6 +54,25 @@ OPERATORS = [
 """Of cosmic-ray's: each operator against its likely confusions, not against every other (`+` against `<<`)."""
 
 
+INTRODUCTION = """\
+# Mutation testing
+
+<!-- Written by `make mutation` (tests/mutation/run.py). -->
+
+`make mutation` changes the mathematics of PPO, of the probes and of the metrics one operator, number or condition at a
+time and runs the module's unit tests on every mutant. Those that no test notices are below, each with the reason why it
+may live; a survivor that nobody has judged (`tests/mutation/judged.json`) fails the command.
+
+| module | mutants | killed by a test | killed for running for ever | survived |
+|---|---|---|---|---|
+{counts}
+
+| module | code | survives as | because |
+|---|---|---|---|
+{rows}
+"""
+
+
 def mutants(source: str):
     """Each (operator, occurrence, mutated source) that parses and is not the source itself."""
     for name in OPERATORS:
@@ -59,8 +83,8 @@ def mutants(source: str):
                 yield name, mutated
 
 
-def notices(module: str, code: types.CodeType, tests: list[str]) -> str:
-    """Run the tests against a mutated module in a forked process: `killed`, `survived` or `endless`."""
+def notices(module: str, code: types.CodeType, tests: Sequence[str], *options: str) -> str:
+    """Run the tests against a module's code in a forked process: `killed`, `survived` or `endless`."""
     child = os.fork()
     if child == 0:
         signal.alarm(SECONDS)
@@ -69,14 +93,14 @@ def notices(module: str, code: types.CodeType, tests: list[str]) -> str:
         os.dup2(null, 2)
         try:
             mutated = types.ModuleType(f"elkflow.{module}")
-            mutated.__file__ = str(ROOT / "workflow" / "scripts" / "elkflow" / f"{module}.py")
+            mutated.__file__ = str(path_of(module))
             import elkflow
 
             sys.modules[f"elkflow.{module}"] = mutated
             setattr(elkflow, module, mutated)
             exec(code, mutated.__dict__)
-            options = ["-x", "-q", "-p", "no:cacheprovider", "--override-ini", "addopts=", "--rootdir", str(ROOT)]
-            status = pytest.main([*options, *(str(ROOT / "tests" / "unit" / name) for name in tests)])
+            always = ["-x", "-q", "-p", "no:cacheprovider", "--override-ini", "addopts=", "--rootdir", str(ROOT)]
+            status = pytest.main([*always, *options, *(str(ROOT / test) for test in tests)])
         except BaseException:
             status = 1
         os._exit(int(status))
@@ -86,6 +110,43 @@ def notices(module: str, code: types.CodeType, tests: list[str]) -> str:
     return "killed" if os.waitstatus_to_exitcode(status) else "survived"
 
 
+def path_of(module: str) -> Path:
+    return ROOT / "workflow" / "scripts" / "elkflow" / f"{module}.py"
+
+
+def tests_by_line(module: str, source: str) -> dict[int, list[str]]:
+    """Line to the tests that run the innermost statement it belongs to; a line that only importing runs has none."""
+    path = path_of(module)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
+        options = ("--cov=elkflow", "--cov-context=test", "--cov-report=")
+        outcome = notices(module, compile(source, path, "exec"), MODULES[module], *options)
+        assert outcome == "survived", f"{MODULES[module]} fail as they are"
+        data = coverage.CoverageData(os.environ.pop("COVERAGE_FILE"))
+        data.read()
+        ran = data.contexts_by_lineno(str(path))
+    found: dict[int, list[str]] = {}
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    for node in sorted(statements, key=lambda node: node.end_lineno - node.lineno, reverse=True):  # the inner ones last
+        body = getattr(node, "body", None)
+        lines = range(node.lineno, body[0].lineno if body else node.end_lineno + 1)
+        tests = {context.rpartition("|")[0] for line in lines for context in ran.get(line, ())} - {""}
+        found |= {line: sorted(tests) for line in lines}
+    return found
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A mutant that no test noticed."""
+
+    module: str
+    line: int
+    old: str
+    new: str
+    verdict: str | None
+    """Why it may live, from judged.json."""
+
+
 def changed_lines(before: str, after: str) -> tuple[int, str, str]:
     """Number, old and new text of the first line that differs."""
     lines = zip(before.splitlines(), after.splitlines(), strict=False)
@@ -93,33 +154,56 @@ def changed_lines(before: str, after: str) -> tuple[int, str, str]:
     return number, old.strip(), new.strip()
 
 
+def tested(module: str, judged: dict[tuple[str, str, str], str]) -> tuple[Counter[str], list[Survivor]]:
+    """Every mutant of a module: how many had which end, and those that survived."""
+    source = path_of(module).read_text(encoding="utf-8")
+    tests = tests_by_line(module, source)
+    tally: Counter[str] = Counter()
+    survivors = []
+    for operator, mutated in mutants(source):
+        try:
+            code = compile(mutated, path_of(module), "exec")
+        except SyntaxError:
+            continue
+        number, old, new = changed_lines(source, mutated)
+        outcome = notices(module, code, tests.get(number) or MODULES[module])
+        tally[outcome] += 1
+        if outcome == "survived":
+            verdict = judged.get((module, old, new))
+            survivors.append(Survivor(module, number, old, new, verdict))
+            print(f"{module}.py:{number} [{operator}]\n  - {old}\n  + {new}\n  = {verdict or 'NOT JUDGED'}", flush=True)
+    print(f"{module}: {dict(tally)}", flush=True)
+    return tally, survivors
+
+
+def page(tallies: dict[str, Counter[str]], survivors: list[Survivor]) -> str:
+    """What docs/mutation.md says."""
+    counts = [
+        f"| `{module}.py` | {tally.total()} | {tally['killed']} | {tally['endless']} | {tally['survived']} |"
+        for module, tally in tallies.items()
+    ]
+    rows = [
+        f"| `{each.module}.py` | {ticked(each.old)} | {ticked(each.new)} | {each.verdict or 'not judged'} |"
+        for each in survivors
+    ]
+    return INTRODUCTION.format(counts="\n".join(counts), rows="\n".join(rows))
+
+
+def ticked(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|")
+
+
 def main(chosen: list[str]) -> int:
     torch.set_num_threads(1)
-    judged = json.loads((Path(__file__).parent / "judged.json").read_text(encoding="utf-8"))
-    unjudged = 0
+    entries = json.loads((Path(__file__).parent / "judged.json").read_text(encoding="utf-8"))
+    judged = {(entry["module"], entry["old"], entry["new"]): entry["because"] for entry in entries}
+    tallies, survivors = {}, []
     for module in chosen or list(MODULES):
-        path = ROOT / "workflow" / "scripts" / "elkflow" / f"{module}.py"
-        source, tests = path.read_text(encoding="utf-8"), MODULES[module]
-        assert notices(module, compile(source, path, "exec"), tests) == "survived", f"{tests} fail as they are"
-        tally: Counter[str] = Counter()
-        for operator, mutated in mutants(source):
-            try:
-                code = compile(mutated, path, "exec")
-            except SyntaxError:
-                tally["no Python"] += 1
-                continue
-            outcome = notices(module, code, tests)
-            tally[outcome] += 1
-            if outcome == "survived":
-                number, old, new = changed_lines(source, mutated)
-                verdict = judged.get(f"{module}: {old} -> {new}")
-                unjudged += verdict is None
-                print(
-                    f"{module}.py:{number} [{operator}]\n  - {old}\n  + {new}\n  = {verdict or 'NOT JUDGED'}",
-                    flush=True,
-                )
-        print(f"{module}: {dict(tally)}", flush=True)
-    return 1 if unjudged else 0
+        tallies[module], found = tested(module, judged)
+        survivors += found
+    if not chosen:
+        (ROOT / "docs" / "mutation.md").write_text(page(tallies, survivors), encoding="utf-8")
+    return 1 if any(each.verdict is None for each in survivors) else 0
 
 
 if __name__ == "__main__":
