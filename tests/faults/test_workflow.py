@@ -1,222 +1,191 @@
 """The whole workflow on tiny models, disturbed again and again on its way: it gets there, and to the same bytes.
 
 One chain of faults goes from an empty folder to a finished one, stage by stage, so that each fault costs a start and
-not a whole run. `make faults` goes on with random chains until $ELKFLOW_FAULTS faults are done.
+not a whole run. After each, every file that stands under its final name is the undisturbed run's, and no job that had
+finished is done again; at the end all results are. `make faults` goes on with random chains until $ELKFLOW_FAULTS
+faults are done.
 """
 
 import os
 import random
 import shutil
-import signal
 import subprocess
-import time
+from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
-from .harness import Workspace
+from .harness import Point, Workspace
 
-KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 WANTED = int(os.environ.get("ELKFLOW_FAULTS", "0"))
+YEAR = 365 * 86400.0
 pytestmark = pytest.mark.skipif(not WANTED, reason="whole workflows take minutes: `make faults` runs them")
 
-POINTS = [  # script, call, how manieth, whether it still happens, signal
-    ("fetch_model", "replace", 1, False, KILL),  # downloaded, not yet in place
-    ("split_dataset", "replace", 2, True, TERM),
-    ("render_prompts", "replace", 1, True, INT),
-    ("extract_hiddens", "fsync", 1, False, KILL),  # states written, not flushed
-    ("extract_hiddens", "replace", 2, False, KILL),  # between states and manifest
-    ("train_probe", "replace", 2, True, KILL),
-    ("score_answers", "replace", 1, True, TERM),  # between table and manifest
-    ("train_ppo", "replace", 1, False, KILL),  # before the first checkpoint
-    ("train_ppo", "replace", 3, False, KILL),  # inside a checkpoint
-    ("train_ppo", "replace", 4, True, KILL),  # between a checkpoint and what follows
-    ("merge_lora", "replace", 1, False, KILL),
-    ("evaluate_model", "replace", 2, True, KILL),
-    ("compare", "replace", 3, False, KILL),
+DATA = [
+    Point("between two splits", "split_dataset", "replace", r"/ppo\.parquet$", SIGTERM, after=True),
+    Point("between two prompt files", "render_prompts", "replace", r"/train\.parquet$", SIGINT, after=True),
 ]
+DOWNLOAD = [
+    Point("during download", "fetch_model", "copy_file_range", r"/model\.safetensors$"),
+    Point("between download and its place", "fetch_model", "replace", r"/checkpoint$"),
+]
+STATES = [
+    Point("while writing hidden states", "extract_hiddens", "pwrite", r"\.safetensors", count=4),
+    Point("between hidden states and manifest", "extract_hiddens", "replace", r"manifest\.json$"),
+]
+PROBE = [
+    Point("between a probe's weights and facts", "train_probe", "replace", r"/probe\.json$"),
+    Point("between rewards and manifest", "score_answers", "replace", r"manifest\.json$", SIGTERM),
+]
+TRAINING = [
+    Point("before the first checkpoint", "train_ppo", "replace", r"/step-000000$"),
+    Point("inside a checkpoint", "train_ppo", "replace", r"step-000001.*/hashes\.json$"),
+    Point("between metrics and checkpoint", "train_ppo", "replace", r"/step-000002$"),
+    Point("between two steps of training", "train_ppo", "replace", r"/step-000002$", SIGTERM, after=True),
+    Point("between a checkpoint and pruning", "train_ppo", "replace", r"/step-000004$", after=True),
+    Point("while writing the adapter", "train_ppo", "replace", r"/adapter$"),
+]
+MERGE = [
+    Point("inside merge", "merge_lora", "sendfile", r"/tokenizer\.json$"),
+    Point("between merge and manifest", "merge_lora", "replace", r"/merged\.json$"),
+]
+EVALUATION = [
+    Point("inside evaluation", "evaluate_model", "replace", r"evaluations/answers/"),
+    Point("between answers and manifest", "evaluate_model", "replace", r"/samples\.parquet$", after=True),
+]
+SUMMARY = [Point("inside the report", "compare", "replace", r"/verdict\.json$")]
+POINTS = [*DATA, *DOWNLOAD, *STATES, *PROBE, *TRAINING, *MERGE, *EVALUATION, *SUMMARY]
+
+DAMAGE = {  # files, and what the stage that reads them makes
+    "models/*/checkpoint/model.safetensors": "prompts/*/*/*/train.parquet",
+    "data/*/train.parquet": "prompts/*/*/*/train.parquet",
+    "prompts/*/*/training/train.parquet": "hiddens/*/*/*/train.safetensors",
+    "hiddens/*/*/*/train.safetensors": "probes/*/probe.safetensors",
+    "probes/*/probe.safetensors": "rewards/*/*/ppo.parquet",
+    "rewards/*/*/ppo.parquet": "runs/*/*/adapter",
+    "runs/*/*/adapter/adapter_model.safetensors": "runs/*/*/merged",
+    "runs/*/*/merged/model.safetensors": "evaluations/tuned/*/*/*/samples.parquet",
+    "evaluations/*/*/*/*/samples.parquet": "summary/verdict.json",
+}
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Workspace:
-    """A finished run that nothing happened to."""
+    """A finished run that nothing happened to, with the files that are removed after use."""
     workspace = Workspace.create(tmp_path_factory.mktemp("undisturbed") / "work")
-    workspace.finish()
-    assert len(workspace.fingerprints()) > 30
+    workspace.finish("--notemp")
+    assert len(workspace.fingerprints()) > 60
     return workspace
+
+
+@pytest.fixture(scope="session")
+def can_mount(tmp_path_factory) -> bool:
+    """Whether small disks can be had here (that needs root)."""
+    folder = str(tmp_path_factory.mktemp("mounted"))
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    return done.returncode == 0 and subprocess.run(["umount", folder], check=True).returncode == 0
 
 
 @pytest.fixture
 def fresh(undisturbed, tmp_path):
-    """A function that makes new workspaces of the same model and config; their small disks are unmounted at the end."""
+    """A function that makes new workspaces; what is left of them is removed at the end."""
     made = []
 
-    def make(name: str, seed: int = 0) -> Workspace:
-        folder = tmp_path / name
-        folder.mkdir()
-        shutil.copytree(undisturbed.folder / "model", folder / "model")
-        shutil.copy(undisturbed.folder / "config.yaml", folder)
-        made.append(folder)
-        return Workspace(folder, seed)
+    def make(name: str, seed: int) -> Workspace:
+        made.append(undisturbed.another(tmp_path / name, seed))
+        return made[-1]
 
     yield make
-    for folder in made:
-        if (folder / "results").is_mount():
-            subprocess.run(["umount", str(folder / "results")], check=True)
+    for workspace in made:
+        workspace.unmount()
+        shutil.rmtree(workspace.folder, ignore_errors=True)
 
 
-def settle(workspace: Workspace, undisturbed: Workspace) -> None:
-    """Finish, compare with the undisturbed run, and see that nothing is left to do."""
-    workspace.finish()
-    found, expected = workspace.fingerprints(), undisturbed.fingerprints()
-    assert {name: found.get(name) for name in expected} == expected
-    assert set(found) == set(expected)
-    assert "Nothing to be done" in workspace.run().text
+def test_twenty_and_more_faults_on_the_way(fresh, can_mount, tally):
+    work, dice = fresh("chain", 8), random.Random(8)
+
+    def at(points: list[Point], *arguments: str) -> None:
+        for point in points:
+            work.kill_at(point, *arguments)
+
+    def until(*rules: str) -> tuple[str, ...]:  # so that no stage is finished before its turn to be disturbed
+        return ("--until", *rules)
+
+    if can_mount:
+        assert work.full_disk(200_000, *until("fetch_model"))
+    at(DOWNLOAD, *until("fetch_model"))
+    at(DATA[:1], *until("split_dataset"))
+    work.finish(*until("fetch_model", "split_dataset"))
+    work.damage("models/*/checkpoint/model.safetensors", "flip", *until("render_prompts"))
+    at(DATA[1:], *until("render_prompts"))
+    work.kill(SIGKILL, dice.uniform(3, 8), "all", *until("render_prompts"))
+    if can_mount:
+        assert work.full_disk(60_000, *until("extract_hiddens"))
+    at(STATES, *until("extract_hiddens"))
+    work.other_times(-20 * YEAR)
+    work.kill(SIGKILL, dice.uniform(3, 8), "snakemake", *until("extract_hiddens"))
+    at(PROBE[:1])
+    work.damage("hiddens/*/*/training/train.safetensors", "flip", *until("train_probe"))
+    work.kill(SIGTERM, dice.uniform(3, 8), "snakemake", *until("train_probe"))
+    at(PROBE[1:])
+    work.wrong_clock(3 * YEAR, "score_answers")
+    work.damage("rewards/*/*/ppo.parquet", "cut", *until("train_ppo"))
+    at(TRAINING)
+    work.kill(SIGINT, dice.uniform(3, 8), "all", *until("train_ppo"))
+    if can_mount or os.geteuid():
+        work.read_only()
+    work.finish(*until("train_ppo"))
+    work.damage("runs/*/seed*/adapter/adapter_model.safetensors", "flip", *until("merge_lora"))
+    at(MERGE)
+    work.kill(SIGKILL, dice.uniform(4, 8), "job", *until("merge_lora"))
+    at(EVALUATION)
+    work.other_times(10 * YEAR)
+    work.finish(*until("evaluate_base", "evaluate_tuned"))
+    work.damage("evaluations/base/*/*/target/samples.parquet", "cut")
+    at(SUMMARY)
+    work.settle()
+    assert work.tally.total() >= 20
+    count(work, tally, can_mount)
 
 
-def full_disk(workspace: Workspace, share: float, undisturbed: Workspace) -> None:
-    """Give the results a disk of a share of what they need; it fills up; then make room."""
-    need = sum(path.stat().st_size for path in undisturbed.results.rglob("*") if path.is_file())
-    workspace.results.mkdir(exist_ok=True)
-    size = f"size={max(int(need * share), 65536)}"
-    if workspace.results.is_mount():
-        subprocess.run(["mount", "-o", f"remount,{size}", str(workspace.results)], check=True)
-    else:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(workspace.results)])
-        if mounted.returncode:
-            pytest.skip("mounting a small disk needs root")
-    outcome = workspace.run()
-    assert outcome.code != 0 and ("No space left" in outcome.text or "os error 28" in outcome.text), outcome.text[
-        -3000:
-    ]
-    subprocess.run(["mount", "-o", "remount,size=1g", str(workspace.results)], check=True)
-    workspace.count("disk full")
-
-
-def read_only(workspace: Workspace) -> None:
-    """Take away the permission to write results (root has every permission, so the file system is made read-only)."""
-    where = str(workspace.results)
-    subprocess.run(["mount", "-o", "remount,ro", where], check=True)
-    outcome = workspace.run()
-    assert outcome.code != 0 and "Read-only file system" in outcome.text, outcome.text[-3000:]
-    subprocess.run(["mount", "-o", "remount,rw", where], check=True)
-    workspace.count("no permission to write")
-
-
-def damaged(workspace: Workspace, pattern: str, how: str) -> None:
-    """Spoil a finished file that a stage to come reads: that stage names it; it is made again once it is removed."""
-    path = workspace.dice.choice(sorted(workspace.results.glob(pattern)))
-    workspace.damage(path, how)
-    outcome = workspace.run()
-    named = any(f"{place.name}: damaged" in outcome.text for place in (path, path.parent))  # a folder as a whole
-    assert outcome.code != 0 and named, outcome.text[-3000:]
-    path.unlink() if path.parent.name != "adapter" else shutil.rmtree(path.parent)
-    workspace.made.clear()  # what stands on it is made again, rightly
-    workspace.count(f"damaged file ({how})")
-
-
-def other_times(workspace: Workspace, shift: float) -> None:
-    """As if the clock had been wrong by `shift` seconds while everything so far was made."""
-    for path in workspace.results.rglob("*"):
-        os.utime(path, (time.time() + shift, time.time() + shift))
-    workspace.made = {file: workspace.look(file) for file in workspace.made}
-    workspace.count("file times changed")
-
-
-def wrong_clock(workspace: Workspace, shift: float, *until: str) -> None:
-    """Run on with a clock that is wrong by `shift` seconds."""
-    outcome = workspace.run("--until", *until, clock=shift)
-    assert outcome.code == 0, outcome.text[-3000:]
-    workspace.count("clock changed")
-
-
-def killed(workspace: Workspace, signum: int, whom: str, seconds: float) -> None:
-    workspace.kill(signum, seconds, whom)
-    workspace.count(f"{signal.Signals(signum).name} to {whom} at a random moment")
-
-
-def killed_inside(workspace: Workspace, point: tuple) -> None:
-    workspace.kill_inside(*point)
-    workspace.count(f"{signal.Signals(point[4]).name} inside a stage")
-
-
-def test_twenty_and_more_faults_on_the_way(undisturbed, fresh, tally):
-    work, dice = fresh("chain", seed=8), random.Random(8)
-    points = iter(POINTS)
-    full_disk(work, 0.02, undisturbed)
-    killed_inside(work, next(points))  # fetch_model
-    assert work.run("--until", "fetch_model").code == 0
-    damaged(work, "models/*/checkpoint/model.safetensors", "flip")
-    shutil.rmtree(work.results / "models")
-    for _ in range(2):  # split_dataset, render_prompts
-        killed_inside(work, next(points))
-    killed(work, KILL, "all", dice.uniform(2, 9))
-    full_disk(work, 0.4, undisturbed)
-    for _ in range(2):  # extract_hiddens
-        killed_inside(work, next(points))
-    other_times(work, -20 * 365 * 86400)
-    killed(work, KILL, "snakemake", dice.uniform(4, 9))
-    killed_inside(work, next(points))  # train_probe
-    killed(work, TERM, "snakemake", dice.uniform(4, 9))
-    killed_inside(work, next(points))  # score_answers
-    wrong_clock(work, 3 * 365 * 86400, "score_answers")
-    damaged(work, "rewards/*/*/ppo.parquet", "cut")
-    for _ in range(3):  # train_ppo
-        killed_inside(work, next(points))
-    killed(work, INT, "all", dice.uniform(4, 9))
-    read_only(work)
-    assert work.run("--until", "train_ppo").code == 0
-    damaged(work, "runs/*/seed*/adapter/adapter_model.safetensors", "flip")
-    killed_inside(work, next(points))  # merge_lora
-    killed(work, KILL, "job", dice.uniform(5, 9))
-    killed_inside(work, next(points))  # evaluate_model
-    other_times(work, 10 * 365 * 86400)
-    assert work.run("--until", "evaluate_base", "evaluate_tuned").code == 0
-    damaged(work, "evaluations/base/*/*/target/samples.parquet", "cut")
-    killed_inside(work, next(points))  # compare
-    settle(work, undisturbed)
-    assert work.faults >= 20
-    tally.update({f"whole workflow: {kind}": count for kind, count in work.tally.items()})
-
-
-def test_random_chains(undisturbed, fresh, tally):
-    """Kills, full disks, wrong times at random moments; a finished chain is compared and another one begun."""
-    done, seed = 0, 0
-    while done < WANTED:
+def test_random_chains(fresh, can_mount, tally):
+    """Faults at random moments until there are enough; a finished chain is compared and another one begun."""
+    seed = 0
+    while sum(number for kind, number in tally.items() if kind.startswith("whole workflow")) < WANTED:
         seed += 1
-        dice = random.Random(seed)
         work = fresh(f"random{seed}", seed)
-        full_disk(work, dice.uniform(0.01, 0.5), undisturbed)
-        for _ in range(200):
-            kind = dice.choice(["kill", "kill", "kill", "inside", "times", "disk", "permission"])
-            if (work.results / "summary" / "verdict.json").exists():
-                break
-            if kind == "kill":
-                killed(
-                    work, dice.choice([KILL, TERM, INT]), dice.choice(["all", "snakemake", "job"]), dice.uniform(3, 15)
-                )
-            elif kind == "times":
-                other_times(work, dice.uniform(-1e9, 1e9))
-            elif kind == "permission":
-                read_only(work)
-            elif kind == "inside":
-                point = (
-                    dice.choice(POINTS)[0],
-                    dice.choice(["replace", "fsync"]),
-                    dice.randint(1, 4),
-                    dice.random() < 0.5,
-                )
-                once = work.folder / f"fault{work.faults}"
-                fault = dict(zip(("script", "call", "count", "after"), point, strict=True))
-                outcome = work.run(fault=fault | {"signal": KILL, "once": str(once)})
-                if once.exists():
-                    work.count("SIGKILL inside a stage")
-                else:
-                    assert outcome.code == 0, outcome.text[-3000:]
-            elif len(list(work.results.rglob("*"))) < 20:
-                full_disk(work, dice.uniform(0.01, 0.5), undisturbed)
-        settle(work, undisturbed)
-        done += work.faults
-        print(f"chain {seed}: {work.faults} faults, {done} in all", flush=True)
-        tally.update({f"whole workflow: {kind}": count for kind, count in work.tally.items()})
-        subprocess.run(["umount", str(work.results)], check=True)
+        while not (work.results / "summary" / "verdict.json").exists():
+            disturb(work, can_mount)
+        work.settle()
+        count(work, tally, can_mount)
+        work.unmount()
         shutil.rmtree(work.folder)
+
+
+def disturb(work: Workspace, can_mount: bool) -> None:
+    """One fault drawn at random, of those that are possible just now."""
+    dice = work.dice
+    kind = dice.choice(["kill", "kill", "kill", "point", "point", "point", "damage", "times", "disk", "permission"])
+    if kind == "kill":
+        work.kill(
+            dice.choice([SIGKILL, SIGTERM, SIGINT]), dice.uniform(3, 15), dice.choice(["all", "snakemake", "job"])
+        )
+    elif kind == "point":
+        outcome, came = work.try_kill_at(dice.choice(POINTS))
+        assert came or outcome.code == 0, outcome.text[-3000:]
+    elif kind == "damage":
+        read = [pattern for pattern, made in DAMAGE.items() if not list(work.results.glob(made))]
+        if found := [pattern for pattern in read if work.finished(pattern)]:
+            work.damage(dice.choice(found), dice.choice(["cut", "flip"]))
+    elif kind == "times" and work.results.exists():
+        work.other_times(dice.uniform(-30, 30) * YEAR)
+    elif kind == "disk" and can_mount and (work.results.is_mount() or not work.results.exists()):
+        work.full_disk(dice.randrange(8_000, 300_000))
+    elif kind == "permission" and work.results.is_mount():
+        work.read_only()
+
+
+def count(work: Workspace, tally, can_mount: bool) -> None:
+    """Add a finished chain to the tally that is printed at the end."""
+    tally.update({f"whole workflow: {kind}": number for kind, number in work.tally.items()})
+    if not can_mount:
+        print("left out, as mounting a small disk needs root: full disks")

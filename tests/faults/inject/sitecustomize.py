@@ -1,14 +1,27 @@
 """Loaded by every Python process of a disturbed run (it stands on PYTHONPATH): carries out the fault in $ELKFLOW_FAULT.
 
-The fault is JSON: script (the stage it happens in), call (`replace` or `fsync`: a file is about to be renamed into
-place, or flushed), count (how manieth call), after (whether the call still happens), signal, once (a file that marks
-it as done). $ELKFLOW_CLOCK shifts the clock by so many seconds.
+The fault is JSON: script (the stage it happens in), call (a function of `os` that is about to be called: `replace`,
+`fsync`, `pwrite`, ...), file (a regular expression for the path it is about to touch), count (how manieth such call),
+after (whether the call still happens), signal, once (a file that marks it as done). $ELKFLOW_CLOCK shifts the clock by
+so many seconds.
 """
 
+import contextlib
 import json
 import os
+import re
 import sys
 import time
+
+
+def _touched(arguments):
+    """Paths that a call of `os` is about: names, or what open files are called."""
+    for argument in arguments[:2]:
+        if isinstance(argument, int):
+            with contextlib.suppress(OSError):
+                yield os.readlink(f"/proc/self/fd/{argument}")
+        elif isinstance(argument, (str, os.PathLike)):
+            yield os.path.abspath(argument)
 
 
 def _arm(fault):
@@ -16,16 +29,13 @@ def _arm(fault):
 
     def disturbed(*arguments, **options):
         nonlocal calls
-        calls += 1
+        calls += any(re.search(fault["file"], path) for path in _touched(arguments))
         due = calls == fault["count"] and not os.path.exists(fault["once"])
+        result = real(*arguments, **options) if not due or fault["after"] else None
         if due:
             open(fault["once"], "w").close()
-        if due and fault["after"]:
-            real(*arguments, **options)
-        if due:
             os.kill(os.getpid(), fault["signal"])
-            time.sleep(60)  # a signal with a handler takes effect between two steps of Python
-        return real(*arguments, **options)
+        return real(*arguments, **options) if due and not fault["after"] else result
 
     setattr(os, fault["call"], disturbed)
 
