@@ -201,19 +201,40 @@ def test_a_turned_direction_agrees_with_its_reference():
 
 
 def test_lbfgs_finds_the_bottom_of_many_valleys():
-    """Quadratics of different curvature, and Rosenbrock's function, side by side."""
-    curvature = torch.tensor([[1.0, 1.0], [1.0, 100.0], [0.1, 10.0]])
+    """Quadratics of different curvature and Rosenbrock's function, side by side; the easy ones drop out."""
+    curvature = torch.tensor([[[1.0, 1.0], [1.0, 100.0]], [[0.1, 10.0], [torch.nan, torch.nan]]])
+    sizes = []
 
-    def objective(x):
-        a, b = x[3]
-        rosenbrock = (1 - a) ** 2 + 100 * (b - a**2) ** 2
-        slope = torch.stack([-2 * (1 - a) - 400 * a * (b - a**2), 200 * (b - a**2)])
-        value = torch.cat([(curvature * (x[:3] - 1) ** 2).sum(-1) / 2, rosenbrock[None]])
-        return value, torch.cat([curvature * (x[:3] - 1), slope[None]])
+    def problems(layers, which):
+        def objective(x):
+            sizes.append(x.shape[:2].numel())
+            a, b = x[..., 0], x[..., 1]
+            narrow = curvature[layers[:, None], which]
+            rosenbrock = (1 - a) ** 2 + 100 * (b - a**2) ** 2
+            slope = torch.stack([-2 * (1 - a) - 400 * a * (b - a**2), 200 * (b - a**2)], -1)
+            hard = narrow.isnan()
+            value = torch.where(hard[..., 0], rosenbrock, (narrow * (x - 1) ** 2).sum(-1) / 2)
+            return value, torch.where(hard, slope, narrow * (x - 1))
 
-    x, value = lbfgs(objective, torch.full((4, 2), -1.0), tolerance=1e-4)
-    assert torch.allclose(x, torch.ones(4, 2), atol=5e-3)
+        return objective
+
+    x, value = lbfgs(problems, torch.full((2, 2, 2), -1.0), tolerance=1e-4)
+    assert torch.allclose(x, torch.ones(2, 2, 2), atol=5e-3)
     assert (value < 1e-5).all()
+    assert sizes[0] == 4 and sizes[-1] == 1 and sizes == sorted(sizes, reverse=True)
+
+
+def test_slow_problems_do_not_touch_those_that_are_done():
+    """Penalties that converge at different times, on layers that do, give what each gives by itself."""
+    positive, negative = normal(pair_states(LABELS, truth=0.7))
+    x, labels, every = positive - negative, torch.as_tensor(LABELS), torch.ones(1, len(LABELS))
+    l2 = torch.tensor([1e-4, 10.0, 1e-2])
+    together = probes.logistic(x, labels, l2, every.expand(3, -1), tolerance=1e-5)
+    for layer in range(3):
+        for index, penalty in enumerate(l2):
+            alone = probes.logistic(x[layer : layer + 1], labels, penalty[None], every, tolerance=1e-5)
+            for mine, other in zip(together, alone, strict=True):
+                torch.testing.assert_close(mine[layer, index], other[0, 0], atol=1e-3, rtol=1e-3)
 
 
 def test_statistics_of_constant_features_do_not_blow_up():

@@ -6,33 +6,47 @@ import torch
 from torch import Tensor
 
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+Problems = Callable[[Tensor, Tensor], Objective]
 
 
 def lbfgs(
-    objective: Objective, start: Tensor, *, tolerance: float = 1e-3, iterations: int = 300, memory: int = 10
+    problems: Problems, start: Tensor, *, tolerance: float = 1e-3, iterations: int = 300, memory: int = 10
 ) -> tuple[Tensor, Tensor]:
     """Minimise independent smooth functions side by side (Nocedal & Wright 2006, algorithms 7.4 and 3.1).
 
-    Every problem has its own curvature history and its own step, so each runs as if it were alone: a problem that has
-    converged stays where it is while others go on.
+    P problems on each of L layers. Every problem has its own curvature history and its own step, so each runs as if it
+    were alone: a problem that has converged stays where it is while others go on. Some take many times as long as most,
+    so the converged ones are left out of the computation as soon as that makes it a quarter smaller.
 
     Args:
-        objective: maps points [..., n] to values [...] and gradients [..., n].
-        start: first points [..., n].
+        problems: given layers [l] and problems of each [l, p], returns the function that maps their points [l, p, n]
+            to values [l, p] and gradients [l, p, n].
+        start: first points [L, P, n].
         tolerance: a problem ends when the norm of its gradient is no larger.
         memory: pairs of steps and gradient changes that stand for the curvature.
 
     Returns:
-        Points [..., n] and their values [...].
+        Points [L, P, n] and their values [L, P].
     """
-    x = start.clone()
+    x, points = start, start.clone()
+    layers = torch.arange(start.shape[0], device=start.device)
+    which = torch.arange(start.shape[1], device=start.device).expand(start.shape[:2])
+    objective = problems(layers, which)
     value, gradient = objective(x)
+    values = value.clone()
     history: list[tuple[Tensor, Tensor, Tensor]] = []
     stuck = torch.zeros_like(value, dtype=torch.bool)
     for _ in range(iterations):
         moving = (gradient.norm(dim=-1) > tolerance) & ~stuck
         if not moving.any():
             break
+        pick = _smaller(moving)
+        if pick is not None:
+            points[layers[:, None], which], values[layers[:, None], which] = x, value
+            layers, which = layers[pick[0][:, 0]], which[pick]
+            objective = problems(layers, which)
+            x, value, gradient, stuck, moving = (each[pick] for each in (x, value, gradient, stuck, moving))
+            history = [(moved[pick], turned[pick], inverse[pick]) for moved, turned, inverse in history]
         direction = -_inverse_hessian_times(gradient, history)
         slope = (direction * gradient).sum(-1)
         uphill = slope >= 0
@@ -48,7 +62,20 @@ def lbfgs(
         new_gradient = torch.where(accepted[..., None], new_gradient, gradient)
         history = [*history[-memory + 1 :], _pair(new_x - x, new_gradient - gradient)]
         x, value, gradient = new_x, torch.where(accepted, new_value, value), new_gradient
-    return x, value
+    points[layers[:, None], which], values[layers[:, None], which] = x, value
+    return points, values
+
+
+def _smaller(moving: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Index [l, p] of the problems to go on with, of all that are `moving` [L, P] and as few others as fill the array.
+
+    None where that would save less than a quarter.
+    """
+    left = moving.sum(1)
+    rows, width = left.nonzero()[:, 0], int(left.max())
+    if 4 * len(rows) * width > 3 * moving.numel():
+        return None
+    return rows[:, None], moving[rows].int().argsort(dim=1, descending=True, stable=True)[:, :width]
 
 
 def _backtrack(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from elkflow.optimise import lbfgs
+from elkflow.optimise import Objective, lbfgs
 
 
 class Direction(NamedTuple):
@@ -54,23 +54,29 @@ def logistic(
     Returns:
         weight [L, P, D], bias [L, P] and value of the objective [L, P].
     """
-    y = labels.to(difference).expand(weights.shape).mT  # [N, P]
-    share = (weights / weights.sum(-1, keepdim=True)).to(difference).mT
-    penalty = l2.to(difference)
+    labels = labels.to(difference).expand(weights.shape)
+    shares = (weights / weights.sum(-1, keepdim=True)).to(difference)
     turn, squares = axes or principal_axes(difference)
-    rows = torch.bmm(difference, turn)
-    scale = torch.rsqrt(squares[:, None, :] / 4 + penalty[:, None])  # [L, P, D]
+    turned = torch.bmm(difference, turn)
+    scale = torch.rsqrt(squares[:, None, :] / 4 + l2.to(difference)[:, None])  # [L, P, D]
 
-    def objective(x: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = scale * x[..., :-1], x[..., -1]
-        z = torch.baddbmm(bias[:, None, :], rows, weight.mT)  # [L, N, P]
-        value = (share * (softplus(z) - y * z)).sum(1) + penalty / 2 * (weight**2).sum(-1)
-        residual = share * (z.sigmoid() - y)
-        slope = scale * (torch.bmm(residual.mT, rows) + penalty[:, None] * weight)
-        return value, torch.cat([slope, residual.sum(1)[..., None]], -1)
+    def problems(layers: Tensor, which: Tensor) -> Objective:
+        rows = turned if len(layers) == len(turned) else turned[layers]
+        y, share, penalty = labels[which], shares[which], l2.to(difference)[which]  # [l, p, N] twice, [l, p]
+        stretch = scale[layers[:, None], which]
 
-    layers, _, width = difference.shape
-    x, value = lbfgs(objective, difference.new_zeros(layers, len(weights), width + 1), tolerance=tolerance)
+        def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+            weight, bias = stretch * x[..., :-1], x[..., -1:]
+            z = torch.baddbmm(bias, weight, rows.mT)
+            value = (share * (softplus(z) - y * z)).sum(-1) + penalty / 2 * (weight**2).sum(-1)
+            residual = share * (z.sigmoid() - y)
+            slope = stretch * (torch.bmm(residual, rows) + penalty[..., None] * weight)
+            return value, torch.cat([slope, residual.sum(-1, keepdim=True)], -1)
+
+        return objective
+
+    start = difference.new_zeros(len(difference), len(weights), difference.shape[-1] + 1)
+    x, value = lbfgs(problems, start, tolerance=tolerance)
     return torch.bmm(scale * x[..., :-1], turn.mT), x[..., -1], value
 
 
@@ -113,26 +119,30 @@ def ccs(
     With p± = σ(w·x± + b), minimises mean (p₊ + p₋ − 1)² + mean min(p₊, p₋)² + λ/2 |w|² from `restarts` random starts
     and keeps the lowest. The sign of the result is arbitrary; b cancels in a pair's log-odds.
     """
-    layers, rows, width = positive.shape
+    count, rows, width = positive.shape
 
-    def objective(x: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = x[..., :-1], x[..., -1]
-        p = torch.baddbmm(bias[:, None, :], positive, weight.mT).sigmoid()  # [L, N, R]
-        q = torch.baddbmm(bias[:, None, :], negative, weight.mT).sigmoid()
-        excess, lower = p + q - 1, torch.minimum(p, q)
-        value = (excess**2 + lower**2).mean(1) + l2 / 2 * (weight**2).sum(-1)
-        first = p <= q
-        to_p = 2 / rows * (excess + lower * first) * p * (1 - p)
-        to_q = 2 / rows * (excess + lower * ~first) * q * (1 - q)
-        slope = torch.bmm(to_p.mT, positive) + torch.bmm(to_q.mT, negative) + l2 * weight
-        return value, torch.cat([slope, (to_p.sum(1) + to_q.sum(1))[..., None]], -1)
+    def problems(layers: Tensor, which: Tensor) -> Objective:
+        ends = (positive, negative) if len(layers) == count else (positive[layers], negative[layers])
+
+        def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+            weight, bias = x[..., :-1], x[..., -1:]
+            p, q = (torch.baddbmm(bias, weight, end.mT).sigmoid() for end in ends)  # [l, r, N]
+            excess, lower = p + q - 1, torch.minimum(p, q)
+            value = (excess**2 + lower**2).mean(-1) + l2 / 2 * (weight**2).sum(-1)
+            first = p <= q
+            to_p = 2 / rows * (excess + lower * first) * p * (1 - p)
+            to_q = 2 / rows * (excess + lower * ~first) * q * (1 - q)
+            slope = torch.bmm(to_p, ends[0]) + torch.bmm(to_q, ends[1]) + l2 * weight
+            return value, torch.cat([slope, (to_p + to_q).sum(-1, keepdim=True)], -1)
+
+        return objective
 
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(1, restarts, width + 1, generator=generator).to(positive) / math.sqrt(width)
     start[..., -1] = 0
-    x, value = lbfgs(objective, start.repeat(layers, 1, 1), tolerance=tolerance)
+    x, value = lbfgs(problems, start.repeat(count, 1, 1), tolerance=tolerance)
     best = value.argmin(1)
-    kept = x[torch.arange(layers, device=x.device), best]
+    kept = x[torch.arange(count, device=x.device), best]
     spread = value.max(1).values - value.min(1).values
     return Direction(kept[:, :-1], torch.zeros_like(kept[:, -1]), {"loss": value.min(1).values, "loss_spread": spread})
 
