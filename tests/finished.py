@@ -8,6 +8,7 @@ import pandas as pd
 
 from elkflow.files import write_json, write_table
 from elkflow.lineage import write_manifest
+from elkflow.plots import styled
 from elkflow.settings.summary import Plan
 
 PLAN = Plan.model_validate(
@@ -142,6 +143,11 @@ def write_splits(folder: Path, val: pd.DataFrame) -> Path:
     return folder / "manifest.json"
 
 
+def drawn(chart):
+    """Every row of data in a chart."""
+    return [row for table in styled(chart).to_dict()["datasets"].values() for row in table if row]
+
+
 def figures(auroc, accuracy):
     return {
         "auroc": auroc,
@@ -166,6 +172,11 @@ def write_probe(folder: Path, inputs: list[Path]) -> None:
     pd.DataFrame(rows).to_csv(folder / "layers.csv", index=False)
     controls = [{"control": "majority", "auroc": 0.5, "accuracy": 0.5}, {"control": "zero_shot", **figures(0.51, 0.5)}]
     pd.DataFrame(controls).to_csv(folder / "controls.csv", index=False)
+    pd.DataFrame([{"wording": "training", **figures(0.97, 0.93)}]).to_csv(folder / "wordings.csv", index=False)
+    rows = range(QUESTIONS)
+    odds = [(1.0 + row % 3) * (1 if row % 2 else -1) * (-1 if row < 6 else 1) for row in rows]
+    scores = {"id": [f"q{row}" for row in rows], "group": [f"g{row // 2}" for row in rows], "log_odds": odds}
+    write_table(pd.DataFrame(scores | {"label": [row % 2 for row in rows]}), folder / "scores.parquet")
     write_members(folder, {"d": figures(0.97, 0.93)}, inputs)
 
 

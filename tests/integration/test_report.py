@@ -10,12 +10,12 @@ pytestmark = pytest.mark.skipif(chromium() is None, reason="needs Chromium (Debi
 CATEGORIES = ["0 Verdict", "1 Probe", "2 Training", "3 Evaluation", "4 Provenance"]
 PAGES = {
     "overview": ["quickstart, seed 0", "Side by side"],
-    "probe": ["AUROC by layer"],
+    "probe": ["AUROC by layer", "Reliability", "Rewards of right and wrong answers"],
     "training": ["Health"],
     "evaluation": ["The probe or the truth?"],
     "provenance": ["Packages"],
 }
-CHARTS = {"overview": 0, "probe": 1, "training": 2, "evaluation": 1, "provenance": 0}
+CHARTS = {"overview": 0, "probe": 3, "training": 2, "evaluation": 1, "provenance": 0}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_every_category_and_figure_opens(report, browser):
             loaded = "naturalWidth > 100" if element == "img" else "src.startsWith('data:text/html')"
             browser.wait(f"[...document.querySelectorAll('{element}')].some(each => each.{loaded})")
             shown[element] += 1
-    assert shown == {"img": 3, "iframe": 5}
+    assert shown == {"img": 5, "iframe": 5}
     assert browser.errors == []
 
 

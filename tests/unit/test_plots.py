@@ -5,16 +5,11 @@ import re
 
 import numpy as np
 import pandas as pd
-from finished import PLAN
+from finished import PLAN, drawn
 
 from elkflow import digest, overview, plots, summary
 from elkflow.diagnosis import OUTCOMES
 from elkflow.pages import Page
-
-
-def drawn(chart):
-    """Every row of data in a chart."""
-    return [row for table in plots.styled(chart).to_dict()["datasets"].values() for row in table if row]
 
 
 def test_bars_show_shares_with_their_intervals(verdict):
@@ -34,11 +29,6 @@ def test_bars_show_shares_with_their_intervals(verdict):
 def test_training_shows_reward_and_truth(results):
     rows = drawn(plots.training(summary.read_steps(PLAN, results)))
     assert len(rows) == 2 * 10 * 2 and {row["series"].split("'")[0].split()[0] for row in rows} == {"probe", "gold"}
-
-
-def test_the_layer_in_use_is_marked(results, verdict):
-    rows = drawn(plots.layers(summary.read_layers(PLAN, results), digest.chosen_layers(verdict)))
-    assert [(row["method"], row["layer"]) for row in rows if row["chosen"]] == [("logistic", 2)]
 
 
 def test_health_leaves_out_what_was_not_written(results):

@@ -6,7 +6,7 @@ Makes, under <results>/probes/{probe}/: probe.safetensors and probe.json (the re
 every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, datasets.csv (of a mixture, each
 dataset in it), scores.parquet (log-odds of every val row) and manifest.json. The rule fails if the probe does not lead
 its controls, unless the config lets it.
-On request also transfer.csv: the probe on the val rows of others.
+Where the config asks for it also transfer.csv: the probe on the val rows of others.
 """
 
 

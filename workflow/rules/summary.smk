@@ -14,6 +14,14 @@ TEMPLATES = [relpath(WORKFLOW / "report" / name) for name in ("page.html", "card
 page = partial(in_report, ending="html")
 figure = partial(in_report, ending="png")
 table = partial(in_report, ending="csv")
+SOME_PROBES = {
+    name: figure(name, category="1 Probe", title=f"Figure: {title}")
+    for name, title, wanted in (
+        ("wordings", "AUROC by wording", PLAN.wordings),
+        ("transfer", "AUROC on other datasets", PLAN.transfer),
+    )
+    if wanted
+}
 
 
 rule compare:
@@ -57,6 +65,9 @@ rule compare:
         layers=expand("<results>/probes/{probe}/layers.csv", probe=PLAN.probes),
         controls=expand("<results>/probes/{probe}/controls.csv", probe=PLAN.probes),
         datasets=expand("<results>/probes/{probe}/datasets.csv", probe=PLAN.probes),
+        wordings=expand("<results>/probes/{probe}/wordings.csv", probe=PLAN.probes),
+        scores=expand("<results>/probes/{probe}/scores.parquet", probe=PLAN.probes),
+        transfer=expand("<results>/probes/{probe}/transfer.csv", probe=PLAN.transfer),
         lineage=of_trainings(
             "<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json"
         )
@@ -67,10 +78,17 @@ rule compare:
         script=script_path("compare"),
         code=imports("compare"),
     output:
+        **SOME_PROBES,
         verdict=ensure("<results>/summary/verdict.json", non_empty=True),
         overview=page("overview", category="0 Verdict", title="The verdict"),
         probe=page("probe", category="1 Probe", title="All about the probe"),
         layers=figure("layers", category="1 Probe", title="Figure: AUROC by layer"),
+        reliability=figure(
+            "reliability", category="1 Probe", title="Figure: reliability"
+        ),
+        rewards_drawn=figure(
+            "rewards", category="1 Probe", title="Figure: rewards by gold label"
+        ),
         probes=table("probes", category="1 Probe", title="Table: probes and baselines"),
         probes_text="<results>/summary/probes.md",
         steps=page("training", category="2 Training", title="All about training"),

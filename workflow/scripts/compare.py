@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from elkflow import digest, overview, plots, tables
+from elkflow import digest, overview, plots, probe_plots, tables
 from elkflow.cards import card
 from elkflow.cli import parse, run, timed
 from elkflow.files import atomic, read_json, write_json, write_text
 from elkflow.lineage import check, check_files, write_manifest
 from elkflow.settings.summary import Plan
-from elkflow.summary import files_read, gather, manifests, read_layers, read_steps, read_without_rl
+from elkflow.summary import files_read, gather, manifests, read_probe_tables, read_steps, read_without_rl
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,20 @@ def main(argv: list[str] | None = None) -> None:
     for name, table in (("comparison", comparison), ("probes", tables.flat_probes(verdict["probes"]))):
         with atomic(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    steps, layers = read_steps(plan, arguments.results), read_layers(plan, arguments.results)
+    steps = read_steps(plan, arguments.results)
+    probe_charts = probe_plots.charts(read_probe_tables(plan, arguments.results), digest.chosen_layers(verdict))
     without_rl = read_without_rl(plan, arguments.results)
     with timed("drawing"):
         for name, chart in (
             ("before_after", plots.before_after(comparison)),
             ("training", plots.training(steps)),
-            ("layers", plots.layers(layers, digest.chosen_layers(verdict))),
+            *probe_charts.items(),
         ):
             plots.save(chart, out / f"{name}.png")
         entries = {name: read_json(path) for name, path in found.items()}
         for name, page in (
             ("overview", overview.overview(verdict)),
-            ("probe", overview.probe_page(verdict, layers)),
+            ("probe", overview.probe_page(verdict, probe_charts)),
             ("training", overview.training_page(verdict, steps)),
             ("evaluation", overview.evaluation_page(verdict, comparison, digest.without_rl_rows(without_rl, verdict))),
             ("provenance", overview.provenance_page(found, entries)),

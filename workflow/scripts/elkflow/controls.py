@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from elkflow import probes
 from elkflow.cli import progress
 from elkflow.fitting import Fitted, Parts, choose, fit_all, judged, normalised, refit, reward_log_odds, scores
-from elkflow.metrics import auroc
+from elkflow.metrics import auroc, bootstrap
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import Method, ProbeSettings
 
@@ -94,10 +94,18 @@ def zero_shot(parts: Parts, ensembling: str) -> list[Control]:
     return [Control("zero_shot", seen[None], "the model's own log-odds of its two answers")]
 
 
-def untrained_control(train: Pairs, val: Pairs, method: Method, settings: ProbeSettings) -> Control:
+def untrained_control(
+    train: Pairs, val: Pairs, method: Method, settings: ProbeSettings, weights: NDArray[np.float32]
+) -> tuple[Control, pd.DataFrame]:
     """The probe's own method, layer choice included, on the states of a model with random weights.
 
     What it finds is in the words and the architecture, not in what the model learnt.
+
+    Args:
+        weights: resamples of the val rows [n, N].
+
+    Returns:
+        The control, and a table of its AUROC on val layer by layer, with intervals.
 
     Raises:
         UserError: the states do not fit the settings.
@@ -106,13 +114,18 @@ def untrained_control(train: Pairs, val: Pairs, method: Method, settings: ProbeS
     parts = Parts.of(train, val, alone)
     fitted, _ = fit_all(parts, alone)
     _, best = choose(fitted, parts, alone)
+    table = []
+    for layer, members in zip(fitted[method].layers, fitted[method].val, strict=True):
+        odds = reward_log_odds(members, settings.ensembling)
+        value, low, high = bootstrap(auroc, odds, val.labels, weights=weights)
+        table.append({"layer": layer, "part": "val", "auroc": value, "auroc_low": low, "auroc_high": high})
     if settings.refit and not settings.calibrate:
         refit(fitted[method], best[method], parts, alone)
     odds = reward_log_odds(fitted[method].val[best[method]], settings.ensembling)
     about = (
         f"{method} on the states of the untrained model, layer {fitted[method].layers[best[method]]} of its own choice"
     )
-    return Control("untrained_model", odds[None], about)
+    return Control("untrained_model", odds[None], about), pd.DataFrame(table).assign(method="untrained_model")
 
 
 def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tuple[list[Control], pd.DataFrame]:

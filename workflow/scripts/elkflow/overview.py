@@ -1,11 +1,12 @@
 """The report's pages, written from the verdict and the stages' tables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from elkflow import digest, plots, tables
+from elkflow import digest, plots, probe_plots, tables
 from elkflow.diagnosis import OUTCOMES
 from elkflow.pages import Page
 from elkflow.tables import number, p_value
@@ -106,8 +107,22 @@ def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[st
     return found
 
 
-def probe_page(verdict: dict[str, Any], layers: pd.DataFrame) -> Page:
-    """What each probe knows, beside what it must beat."""
+FIGURE_TEXTS = {
+    "layers": "Layer and method are chosen on a part of the training data that is not used here. Grey and brown: what "
+    "chance and the freedom to choose among layers can do. Controls that read no hidden states stand at the right.",
+    "reliability": "Of the val rows that the probe gives a probability of about 0.8, are 80 % right? Answer 1 is the "
+    "second of the allowed answers, such as Yes.",
+    "rewards": "The reward of answer 1 where it is right, and where it is wrong. Where the two overlap, training is "
+    "told something wrong.",
+    "wordings": "The same probe under each wording it was fitted with. A large spread means that it reads the wording "
+    "as well as the truth.",
+    "transfer": "Each row is a probe, each column the val rows of another. A probe of truth does well off the diagonal "
+    "too.",
+}
+
+
+def probe_page(verdict: dict[str, Any], charts: Mapping[str, Any]) -> Page:
+    """What each probe knows, beside what it must beat, and its figures (see `probe_plots.charts`)."""
     page = Page("What the model knows: the probe")
     page.text(
         "A probe is a straight line through a layer's hidden states: it compares the states after a question answered "
@@ -115,9 +130,10 @@ def probe_page(verdict: dict[str, Any], layers: pd.DataFrame) -> Page:
         "below it in the table; figures are on held-out questions."
     )
     page.table(tables.probe_rows(verdict["probes"]))
-    page.heading("AUROC by layer")
-    page.text("Layer and method are chosen on a part of the training data that is not used here. Hover for figures.")
-    page.chart(plots.layers(layers, digest.chosen_layers(verdict)))
+    for name, chart in charts.items():
+        page.heading(probe_plots.TITLES[name])
+        page.text(FIGURE_TEXTS[name])
+        page.chart(chart)
     return page
 
 

@@ -117,41 +117,6 @@ def training(steps: pd.DataFrame) -> Chart:
     )
 
 
-def layers(table: pd.DataFrame, chosen: dict[str, tuple[str, int]]) -> Chart:
-    """AUROC by layer with 95 % bands, one panel a probe, one line a method; the layer in use is marked.
-
-    Args:
-        table: columns probe, method, layer, auroc, auroc_low, auroc_high (one part of the data).
-        chosen: probe to its (method, layer).
-    """
-    marks = pd.DataFrame([{"probe": name, "method": m, "layer": layer} for name, (m, layer) in chosen.items()])
-    table = table.merge(marks.assign(chosen=True), how="left", on=["probe", "method", "layer"])
-    table["chosen"] = table["chosen"].notna()
-    colour = alt.Color("method:N", scale=alt.Scale(range=[TUNED, REWARD, GOLD, "#cc79a7", "#56b4e9"]))
-    scale = alt.Scale(domain=[min(0.4, table["auroc_low"].min()), 1.0], zero=False)
-    y = alt.Y("auroc:Q", title="AUROC on val", scale=scale)
-    base = alt.Chart().encode(x=alt.X("layer:Q", title="layer (0: embeddings)", axis=alt.Axis(tickMinStep=1)))
-    band = base.mark_area(opacity=0.2).encode(y=alt.Y("auroc_low:Q", scale=scale), y2="auroc_high:Q", color=colour)
-    figures = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("auroc", "auroc_low", "auroc_high")]
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=15)).encode(
-        y=y, color=colour, tooltip=["probe", "method", "layer", *figures]
-    )
-    mark = (
-        base.transform_filter("datum.chosen")
-        .mark_point(size=140, filled=False, strokeWidth=2.5, color="black")
-        .encode(y="auroc:Q")
-    )
-    chance = alt.Chart().mark_rule(strokeDash=[4, 4], color="#999999").encode(y=alt.datum(0.5))
-    return (
-        alt.layer(band, line, mark, chance, data=table)
-        .properties(width=WIDTH, height=HEIGHT)
-        .facet(alt.Facet("probe:N", title=None), columns=1)
-        .properties(
-            title=alt.TitleParams("Where in the model the truth can be read", subtitle="circle: the layer in use")
-        )
-    )
-
-
 def health(steps: pd.DataFrame) -> Chart:
     """Vital signs over training, one panel each, one line a run and seed.
 

@@ -152,11 +152,24 @@ def read_steps(plan: Plan, results: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def read_layers(plan: Plan, results: Path) -> pd.DataFrame:
-    """Every probe's layers.csv, one row a probe, method and layer, on the val rows."""
-    tables = [pd.read_csv(results / "probes" / name / "layers.csv").assign(probe=name) for name in plan.probes]
-    table = pd.concat(tables, ignore_index=True)
-    return table[table["part"] == "val"]
+def read_probe_tables(plan: Plan, results: Path) -> dict[str, pd.DataFrame]:
+    """What the probes' figures are drawn from, by name: every probe's table of that name, with a column probe.
+
+    Layers are those of the val rows; transfer is empty where no probe was tested on others.
+    """
+    probes = {name: results / "probes" / name for name in plan.probes}
+    found = {
+        name: pd.concat([pd.read_csv(folder / f"{name}.csv").assign(probe=probe) for probe, folder in probes.items()])
+        for name in ("layers", "controls", "wordings")
+    }
+    found["layers"] = found["layers"][found["layers"]["part"] == "val"]
+    columns = ["id", "group", "label", "log_odds"]
+    scores = [
+        read_table(folder / "scores.parquet", columns).to_pandas().assign(probe=probe)
+        for probe, folder in probes.items()
+    ]
+    transfers = [pd.read_csv(probes[probe] / "transfer.csv").assign(probe=probe) for probe in plan.transfer]
+    return found | {"scores": pd.concat(scores), "transfer": pd.concat(transfers) if transfers else pd.DataFrame()}
 
 
 def manifests(plan: Plan, results: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ BASELINES = {
     "zero_shot": "the model's own zero-shot answer",
     "random_directions": "random directions",
     "shuffled_labels": "shuffled labels",
+    "untrained_model": "a probe on an untrained model",
 }
 """Controls beside every probe, in the words of the report."""
 

@@ -93,7 +93,9 @@ def train_probe(
         by_chance, chance_layers = chance_controls(parts, chosen, settings)
         controls = [*text_controls(parts, *rows), *zero_shot(parts, settings.ensembling), *by_chance]
         if untrained is not None:
-            controls.append(untrained_control(*untrained, chosen.method, settings))
+            control, by_layer = untrained_control(*untrained, chosen.method, settings, weights)
+            controls.append(control)
+            chance_layers = pd.concat([chance_layers, by_layer])
         table = control_table(controls, odds, val.labels, weights, settings)
     logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], shown(table))
     passed = admit(table, method, chosen.layers[at], settings)

@@ -33,6 +33,10 @@ class Plan(Settings):
     """Suite to its wordings of the run's dataset (other tasks measure general ability)."""
     probes: list[str]
     """Probes, those of no run included."""
+    transfer: list[str] = []
+    """Those that were tested on the val rows of others too."""
+    wordings: bool = False
+    """Whether a probe was fitted under several wordings."""
     licences: dict[str, str] = {}
     """Policy to its licence, where the config tells."""
     fresh_probe: bool = False
@@ -58,6 +62,8 @@ class Plan(Settings):
             ],
             suites={name: list(suite.wordings) for name, suite in config.evaluation.suites.items()},
             probes=list(config.probes),
+            transfer=[name for name, probe in config.probes.items() if probe.transfer],
+            wordings=any(probe.variants for probe in config.probes.values()),
             licences={
                 name: model.licence
                 for name, model in config.models.items()
