@@ -1,5 +1,6 @@
 """Extraction: what is read must be what a plain forward over one text gives, however the work is laid out."""
 
+import math
 import random
 
 import pytest
@@ -13,9 +14,9 @@ from tiny import WORDS, tiny_llama, tiny_tokenizer
 
 from elkflow import hiddens
 from elkflow.errors import UserError
-from elkflow.hiddens import Reader, extract, tokenise
+from elkflow.hiddens import Reader, choose_layout, extract, tokenise
 from elkflow.models import encode_answer, encode_prompt
-from elkflow.packing import batches, tree_lines
+from elkflow.packing import Question, batches, joined, tree_lines, windows
 
 TOKENIZER = tiny_tokenizer()
 MODEL = tiny_llama(len(TOKENIZER))
@@ -132,6 +133,48 @@ def test_shared_layout_computes_common_beginnings_once():
     assert lines[0].slots == [2, 3, 0, 1]
     narrow = tree_lines(questions, width=3, longest=100)
     assert len(narrow) == 2, "in a narrow model attention over a longer line costs more than it saves"
+
+
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size=1, max_size=20),
+    size=st.sampled_from([1, 3, 8, 64]),
+)
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_windows_show_every_token_its_ancestors_and_nothing_else(prompts, size):
+    questions = [Question(row, prompt, [[7], [8, 9]]) for row, prompt in enumerate(prompts)]
+    line = joined(tree_lines(questions, math.inf, 40))
+    columns, seen = windows(line, size)
+    assert seen.shape == (math.ceil(len(line.ids) / size), size, columns.shape[1])
+    for node, parent in enumerate(line.parent):
+        looks_at = columns[node // size][seen[node // size, node % size]].tolist()
+        ancestors = [node]
+        while parent >= 0:
+            ancestors.append(parent)
+            parent = line.parent[parent]
+        assert sorted(looks_at) == sorted(ancestors)
+    assert seen.any(-1).all(), "no softmax is over nothing"
+
+
+def test_windows_are_narrow_however_long_the_line_is():
+    opening = "what is the capital of italy " * 5
+    questions = tokenise(TOKENIZER, "decoder", [f"{opening}{a} {b}" for a in WORDS for b in WORDS], [YES_NO] * 400)
+    line = joined(tree_lines(questions, math.inf, 10_000))
+    assert len(line.ids) > 1000 and windows(line, 16)[0].shape[1] < 33 + 16 + 1
+
+
+def test_attention_in_windows_and_under_a_mask_read_the_same():
+    questions = tokenise(TOKENIZER, "decoder", sentences(30, seed=3), [YES_NO] * 30)
+    reader = choose_layout(Reader(MODEL, "decoder"), questions)
+    masked = Reader(MODEL, "decoder", windowed=False)
+    assert reader.windowed and masked.shared
+    found = []
+    for one in (reader, masked):
+        read = one.read(one.lines(questions))
+        order = torch.tensor(read.slots).argsort()
+        found.append((read.states[:, order], read.logprobs[order]))
+    for ours, other in zip(*found, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
+    assert MODEL.config._attn_implementation == "sdpa", "the model is left as it was"
 
 
 def test_batches_respect_their_budget_and_start_with_the_longest():

@@ -190,6 +190,19 @@ def test_families_are_told_apart_and_loaded(tmp_path):
     assert classes == {"t5": "T5ForConditionalGeneration", "bert": "BertModel", "llama": "LlamaForCausalLM"}
 
 
+@pytest.mark.parametrize("spread", ["auto", "balanced", "sequential"])
+def test_device_maps_load_and_read_the_same(tmp_path, spread):
+    """Without GPUs there is one place for all layers, so this shows that the setting is taken, not that it spreads."""
+    tokenizer = tiny_tokenizer()
+    save_tiny_model(tmp_path / "model", layers=2)
+    placed = load_model(tmp_path / "model", dtype="float32", device_map=spread)
+    states, scores, facts = run(tmp_path, placed, "decoder", tokenizer)
+    expected, expected_scores, _ = run(tmp_path, load_model(tmp_path / "model", dtype="float32"), "decoder", tokenizer)
+    assert facts["layout"] == "shared"
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores, expected_scores, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_quantised_models_are_read_as_they_compute(tmp_path, bits):
     tokenizer = tiny_tokenizer()

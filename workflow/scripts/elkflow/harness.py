@@ -113,7 +113,7 @@ class HarnessModel(HFLM):
         longest = max((len(question.prompt) + len(question.answers[0]) for question in questions), default=0)
         if self._shared is None:
             sample = [Question(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
-            self._shared = choose_layout(Reader(self.model, "decoder"), sample).shared
+            self._shared = choose_layout(Reader(self.model, "decoder", windowed=False), sample).shared
         if self._shared:
             lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
         else:

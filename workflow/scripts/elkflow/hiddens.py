@@ -5,8 +5,9 @@ one is taken after the final norm.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from elkflow.attention import looks_through
 from elkflow.cli import progress
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json
@@ -30,9 +32,11 @@ from elkflow.packing import (
     batches,
     columns,
     decoder_lines,
+    joined,
     pad,
     plain_lines,
     tree_lines,
+    windows,
 )
 from elkflow.states import Shape, StatesFile
 
@@ -102,6 +106,8 @@ class Reader:
 
     Args:
         shared: compute common beginnings once; off: a line of its own for every prompt and answer.
+        windowed: with `shared`, in a decoder: attention looks only where there is something to see, in lines of any
+            length; off: at whole lines, under a mask.
         closing: tokens that end an encoder's input.
     """
 
@@ -113,18 +119,22 @@ class Reader:
         position: Position = "last",
         closing: Sequence[int] = (),
         shared: bool = True,
+        windowed: bool = True,
     ) -> None:
         self.model, self.kind, self.position, self.closing = model, kind, position, closing
         self.shared = shared and kind != "encoder"
+        self.windowed = windowed and self.shared and kind == "decoder"
         self.config = model.config.get_text_config(decoder=True)
         self.filler = self.config.pad_token_id or 0
 
-    def lines(self, questions: Sequence[Question], longest: int = 512) -> list[Line]:
-        """The questions laid out for this model; several questions share a line of up to `longest` tokens."""
+    def lines(self, questions: Sequence[Question], tokens: int = 2048) -> list[Line]:
+        """The questions laid out for this model, several in a line of at most `tokens` (and 512 under a mask)."""
         if self.kind == "encoder-decoder":
             return decoder_lines(questions, self._decoder_start(), self.shared)
+        if self.windowed:
+            return tree_lines(questions, math.inf, tokens)
         if self.shared:
-            return tree_lines(questions, self.config.hidden_size, longest)
+            return tree_lines(questions, self.config.hidden_size, min(tokens, 512))
         return plain_lines(questions, self.closing if self.kind == "encoder" else ())
 
     def _decoder_start(self) -> int:
@@ -138,8 +148,12 @@ class Reader:
     def read(self, lines: Sequence[Line]) -> Read:
         """One forward pass over one batch of lines."""
         device = self.model.device
+        if self.windowed:
+            lines = [joined(lines)]
         ids = pad([line.ids for line in lines], self.filler).to(device)
-        if self.shared:
+        if self.windowed:
+            mask = None
+        elif self.shared:
             mask = ancestor_mask(lines, self.model.dtype).to(device)
         else:
             mask = pad([[1] * len(line.ids) for line in lines], 0).to(device)
@@ -161,7 +175,10 @@ class Reader:
             for before, column in pairwise(tail)
         ]
         where, order = torch.unique(torch.tensor([item[:2] for item in scored]), dim=0, return_inverse=True)
-        with outputs_only_at(self.model, where):
+        with ExitStack() as within:
+            within.enter_context(outputs_only_at(self.model, where))
+            if self.windowed:
+                inputs |= within.enter_context(looks_through(self.model, *windows(lines[0])))
             outputs = self.model(**inputs)
         logprobs = outputs.logits[0].float().log_softmax(-1).cpu()
         tokens, owner = torch.tensor([item[2] for item in scored]), torch.tensor([item[3] for item in scored])
@@ -221,29 +238,37 @@ def outputs_only_at(model: PreTrainedModel, where: Tensor) -> Iterator[None]:
 
 
 def choose_layout(reader: Reader, questions: Sequence[Question]) -> Reader:
-    """`reader` if its shared layout gives the states of plain forwards on a few questions, else a plain one.
+    """`reader` if its shared layout gives the states of plain forwards on a few questions, else a simpler one.
 
-    Not every architecture honours a custom mask and positions (sliding windows, ALiBi, state space models): rather
-    than keep a list of them, ask the model.
+    Not every architecture takes an attention of ours, or honours a custom mask and positions (sliding windows, ALiBi,
+    state space models): rather than keep a list of them, ask the model.
     """
     if not reader.shared:
         return reader
-    plain = Reader(reader.model, reader.kind, position=reader.position, closing=reader.closing, shared=False)
+    options: dict[str, Any] = {"position": reader.position, "closing": reader.closing}
+    plain = Reader(reader.model, reader.kind, shared=False, **options)
+    if reader.windowed:
+        masked = Reader(reader.model, reader.kind, windowed=False, **options)
+        return reader if _agree(reader, plain, questions) else choose_layout(masked, questions)
+    return reader if _agree(reader, plain, questions) else plain
+
+
+def _agree(reader: Reader, plain: Reader, questions: Sequence[Question]) -> bool:
+    """Whether both read the same from the longest question and a few that open alike."""
     longest = max(questions, key=lambda question: len(question.prompt))
     near = sorted(questions, key=lambda question: question.prompt)
     sample = [longest, *(question for question in near[:3] if question is not longest)]
     try:
         mine, theirs = (one.read(one.lines(sample)) for one in (reader, plain))
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        logger.info("plain batches: this architecture takes no custom attention mask (%s)", error)
-        return plain
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        logger.info("simpler batches: this architecture takes no custom attention (%s)", error)
+        return False
     order = torch.tensor(mine.slots).argsort(), torch.tensor(theirs.slots).argsort()
     left, right = mine.states[:, order[0]].float(), theirs.states[:, order[1]].float()
     difference = ((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(1e-6)).max().item()
-    if difference <= AGREEMENT[mine.states.dtype]:
-        return reader
-    logger.info("plain batches: shared ones differ by %.2g in this architecture", difference)
-    return plain
+    if difference > AGREEMENT[mine.states.dtype]:
+        logger.info("simpler batches: shared ones differ by %.2g in this architecture", difference)
+    return difference <= AGREEMENT[mine.states.dtype]
 
 
 def extract(
@@ -274,8 +299,9 @@ def extract(
     processes = PartialState(cpu=not torch.cuda.is_available())
     tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
     reader = Reader(model, kind, position=position, closing=closing)
-    reader.shared = shared_by_all(processes, choose_layout(reader, questions).shared)
-    work = list(batches(reader.lines(questions, min(tokens, 512)), tokens))
+    chosen = choose_layout(reader, questions)
+    reader.shared, reader.windowed = shared_by_all(processes, (chosen.shared, chosen.windowed))
+    work = list(batches(reader.lines(questions, tokens), tokens))
     like = reader.read(reader.lines(questions[:1]))  # tells dtype and sizes
     answers = len(questions[0].answers)
     states = (like.states.dtype, (len(questions), answers, like.states.shape[-1]))

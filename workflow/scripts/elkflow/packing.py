@@ -58,7 +58,7 @@ class Line:
         self.tails.append(tail)
 
 
-def tree_lines(questions: Sequence[Question], width: int, longest: int) -> list[Line]:
+def tree_lines(questions: Sequence[Question], width: float, longest: int) -> list[Line]:
     """Tries over neighbouring questions in the order of their token ids.
 
     A question joins the trie before it while that saves work: `shared` tokens less through the matrix products
@@ -66,7 +66,7 @@ def tree_lines(questions: Sequence[Question], width: int, longest: int) -> list[
     pairs of tokens, at about a third of the speed of a matrix product).
 
     Args:
-        width: the model's hidden size.
+        width: the model's hidden size; infinite where attention does not grow with the line (see `windows`).
         longest: most tokens in a trie of several questions.
     """
     lines: list[Line] = []
@@ -163,6 +163,56 @@ def ancestor_mask(lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
                 seen[node] |= seen[parent]
     mask = torch.zeros(sees.shape, dtype=dtype)
     return mask.masked_fill_(~torch.from_numpy(sees), torch.finfo(dtype).min)[:, None]
+
+
+def joined(lines: Sequence[Line]) -> Line:
+    """Several lines as one, behind each other; their tokens stay blind to each other, as no parent is in another."""
+    whole = Line()
+    for line in lines:
+        start = len(whole.ids)
+        whole.ids += line.ids
+        whole.depth += line.depth
+        whole.parent += [node + start if node >= 0 else -1 for node in line.parent]
+        whole.slots += line.slots
+        whole.tails += [[node + start for node in tail] for tail in line.tails]
+    return whole
+
+
+def windows(line: Line, size: int = 32) -> tuple[Tensor, Tensor]:
+    """For each run of `size` tokens of a trie: the tokens it looks at, and which of its tokens sees which.
+
+    A trie lists every token's descendants right behind it. So what a run sees are ancestors of its first token, and
+    tokens of its own: a few dozen, however long the line is.
+
+    Returns:
+        Columns [N, K] and whether they are seen [N, size, K], for N runs. Padding, and tokens beyond the end, see
+        the run's first column.
+    """
+    runs, columns = [], []
+    for start in range(0, len(line.ids), size):
+        path, node = [], line.parent[start]
+        while node >= 0:
+            path.append(node)
+            node = line.parent[node]
+        path.reverse()
+        end = min(start + size, len(line.ids))
+        sees = np.zeros((size, len(path) + size), dtype=bool)
+        place = {node: index for index, node in enumerate(path)}
+        for row, node in enumerate(range(start, end)):
+            parent = line.parent[node]
+            if parent >= start:
+                sees[row] = sees[parent - start]
+            elif parent >= 0:
+                sees[row, : place[parent] + 1] = True
+            sees[row, len(path) + row] = True
+        sees[end - start :, 0] = True
+        runs.append(sees)
+        columns.append([*path, *range(start, end), *[start] * (start + size - end)])
+    widest = max(map(len, columns))
+    seen = np.zeros((len(runs), size, widest), dtype=bool)
+    for index, sees in enumerate(runs):
+        seen[index, :, : sees.shape[1]] = sees
+    return pad(columns, 0), torch.from_numpy(seen)
 
 
 def columns(line: Line, tail: Ids, position: Position, whole: bool = False) -> Ids:

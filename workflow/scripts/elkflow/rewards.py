@@ -78,6 +78,7 @@ class ProbeRewards:
         self.probe, self.tokenizer, self.kind, self.invalid = probe, tokenizer, kind, invalid
         closing = special_tokens(tokenizer)[1] if kind == "encoder" else []
         self.reader = Reader(model, kind, position=probe.facts["position"], closing=closing)
+        self.checked = False  # whether the reader suits the model, which takes texts to find out
         self.about = _about(probe.facts, tokenizer)
         if probe.facts["answers"] is None:
             raise UserError("the probe was fitted on answers that differ from row to row; use its reward table")
@@ -95,11 +96,13 @@ class ProbeRewards:
 
     def log_odds(self, prompts: Sequence[str]) -> Tensor:
         """Log-odds [N] float32 of the probe's second answer to each prompt, given as the frozen model is to read it."""
-        from elkflow.hiddens import tokenise
+        from elkflow.hiddens import choose_layout, tokenise
         from elkflow.packing import batches
 
         questions = tokenise(self.tokenizer, self.kind, prompts, [self.probe.facts["answers"]] * len(prompts))
         states = torch.zeros(len(questions), 2, len(self.probe.weight))
+        if not self.checked:
+            self.reader, self.checked = choose_layout(self.reader, questions), True
         for lines in batches(self.reader.lines(questions), 4096):
             read = self.reader.read(lines)
             if read.states.shape[0] != self.probe.facts["layers"]:
