@@ -97,6 +97,8 @@ def write_results(results: Path) -> None:
         inputs=[results / "probes/p/manifest.json", prompts],
         name="val.manifest.json",
     )
+    ceiling = {"value": 0.9, "low": 0.85, "high": 0.95}
+    made(results / "rewards/p/d", inputs=[], name="ppo.manifest.json", gold_ceiling=ceiling)
     write_suite(
         results / "evaluations/base/m/d/target",
         [samples("training", [0] * 30 + [1] * 30), samples("held_out", [1, 0] * 30)],
@@ -184,4 +186,5 @@ def write_members(folder: Path, members: dict[str, dict[str, float]], inputs: li
     """The probe's figures on its whole dataset and then, of a mixture, on each dataset in it; and its manifest."""
     rows = [{"dataset": name, "rows": QUESTIONS, **metrics} for name, metrics in members.items()]
     pd.DataFrame(rows).to_csv(folder / "datasets.csv", index=False)
-    made(folder, "probe.json", "layers.csv", "controls.csv", "datasets.csv", inputs=inputs)
+    tables = ("layers.csv", "controls.csv", "datasets.csv", "wordings.csv", "scores.parquet")
+    made(folder, "probe.json", *tables, inputs=inputs)

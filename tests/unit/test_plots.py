@@ -31,6 +31,11 @@ def test_training_shows_reward_and_truth(results):
     assert len(rows) == 2 * 10 * 2 and {row["series"].split("'")[0].split()[0] for row in rows} == {"probe", "gold"}
 
 
+def test_what_the_rewards_can_teach_stands_beside_training(verdict):
+    rows = digest.trend_rows(verdict)
+    assert [row["rewards prefer the right answer (ppo rows) [95 %]"] for row in rows] == ["90.0 % [85.0, 95.0]"] * 2
+
+
 def test_health_leaves_out_what_was_not_written(results):
     steps = summary.read_steps(PLAN, results).drop(columns="entropy")
     assert {row["sign"] for row in drawn(plots.health(steps))} == set(plots.HEALTH) - {"entropy"}

@@ -14,8 +14,11 @@ from planted import CONVENTION, labels_of, pair_states, write_split
 from safetensors.torch import load_file, save_file
 
 from elkflow import artefact, lineage
+from elkflow.admission import control_table
+from elkflow.controls import Control
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table
+from elkflow.metrics import resamples
 from elkflow.pairs import Pairs, assign_folds, split_groups
 from elkflow.settings.probe import ProbeSettings
 
@@ -150,6 +153,22 @@ def test_a_probe_that_knows_nothing_is_not_admitted(tmp_path):
     assert not (tmp_path / "probe").exists()
     facts = read_json(train(tmp_path, splits, allow_weak_probe=True) / "probe.json")
     assert facts["gate"] == {"passed": False, "margin": 0.05, "allowed_anyway": True}
+
+
+def test_the_gate_asks_for_the_lower_end_of_the_interval():
+    """A lead of more than the margin on few rows is not enough; the same lead on many is."""
+    settings = ProbeSettings(**BASE, gate={"margin": 0.05})
+    passed = {}
+    for rows in (24, 2400):
+        labels = np.arange(rows) % 2
+        rng = np.random.default_rng(0)
+        control, probe = (shift * labels + rng.normal(size=rows) for shift in (0.7, 1.2))
+        weights = resamples(rows, 400, 0)
+        table = control_table([Control("zero_shot", control[None], "")], probe, labels, weights, settings)
+        row = table.iloc[0]
+        assert row["lead"] > 0.05 and row["passed"] == (row["lead_low"] >= 0.05)
+        passed[rows] = bool(row["passed"])
+    assert passed == {24: False, 2400: True}
 
 
 def test_only_named_controls_close_the_gate(tmp_path):

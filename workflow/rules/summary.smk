@@ -58,6 +58,7 @@ rule compare:
         templates=TEMPLATES,
         outcomes=of_trainings("<results>/runs/{run}/seed{seed}/outcome.json"),
         rewards=of_trainings("<results>/rewards/{probe}/{dataset}/val.parquet"),
+        ceilings=of_trainings("<results>/rewards/{probe}/{dataset}/ppo.manifest.json"),
         probes=expand("<results>/probes/{probe}/probe.json", probe=PLAN.probes),
         run_manifests=of_trainings("<results>/runs/{run}/seed{seed}/manifest.json"),
         data_manifests=of_trainings("<results>/data/{dataset}/manifest.json"),

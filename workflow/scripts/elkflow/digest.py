@@ -115,10 +115,13 @@ def sweep_axes(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """Change of reward and gold accuracy from first to last step."""
+    """Change of reward and gold accuracy from first to last step, and how right the reward itself is on its rows."""
     rows = []
     for training in verdict["trainings"]:
         row = {"run": training["run"], "seed": str(training["seed"]), "steps": str(training["steps"])}
+        if ceiling := training["gold_ceiling"]:
+            value, low, high = (f"{100 * ceiling[name]:.1f}" for name in ("value", "low", "high"))
+            row["rewards prefer the right answer (ppo rows) [95 %]"] = f"{value} % [{low}, {high}]"
         for name, shown in (("reward", "reward"), ("gold", "gold accuracy")):
             change = training[f"{name}_trend"]
             ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"

@@ -143,7 +143,8 @@ def training_page(verdict: dict[str, Any], steps: pd.DataFrame) -> Page:
     page.text(
         "Orange is what training sees: the probe's reward for the policy's sampled answers. Green is how often those "
         "answers were true, written down for this figure only. If orange rises and green does not, the policy learns "
-        "the probe's mistakes."
+        "the probe's mistakes. How often the rewards prefer the right answer is what a policy that pleases the probe "
+        "perfectly would reach."
     )
     page.chart(plots.training(steps))
     page.table(digest.trend_rows(verdict))

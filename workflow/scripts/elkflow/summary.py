@@ -85,6 +85,9 @@ def diagnose(
         "reason": ended["reason"],
         "reward_trend": reward.finite(),
         "gold_trend": gold.finite(),
+        "gold_ceiling": read_json(results / "rewards" / training.probe / training.dataset / "ppo.manifest.json")[
+            "facts"
+        ]["gold_ceiling"],
         "agreement": whom,
         "probes_after": probes,
         "exploits_probe": exploits(reward, gold, own),
