@@ -2,10 +2,10 @@
 
 Both sample a group of responses to every prompt and compare each with the others, in the place of a value head. A step
 is a rollout of `batch_size` responses, to `batch_size / generations` prompts. TRL writes pickled checkpoints, so it is
-told to write none: a run that was killed begins anew.
+told to write none: after a rollout's updates ours are written, and a run that was killed goes on from the newest. For
+that, TRL is given what is left of the prompts in our order, our optimiser and schedule, and a random seed a rollout.
 """
 
-import logging
 import time
 from dataclasses import replace
 from typing import Any
@@ -13,20 +13,19 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from elkflow import checkpoints
+from elkflow import checkpoints, schedule
 from elkflow.errors import UserError
 from elkflow.figures import Answers, answer_figures, gold_accuracy
 from elkflow.rollout import response_text
 from elkflow.settings.ppo import PPOSettings
 from elkflow.trainer import Progress, Trainer
-
-logger = logging.getLogger(__name__)
 
 NAMES = {
     "loss": "policy_loss",
@@ -49,30 +48,23 @@ def train_grouped(run: Trainer, algorithm: str) -> Progress:
         UserError: settings that these algorithms have no use for.
     """
     if run.progress.outcome == "running":
-        if run.progress.step:
-            logger.info("%s cannot go on from a checkpoint; beginning anew", algorithm)
-            run.begin()
-        watch = Watch(run)
-        trainer = make_trainer(run, algorithm, watch)
-        trainer.train()
+        make_trainer(run, algorithm, Watch(run)).train()
     run.load_weights(checkpoints.load(checkpoints.folder_of(run.folder, run.progress.kept))[0])
     return run.progress
 
 
 def make_trainer(run: Trainer, algorithm: str, watch: "Watch") -> RLOOTrainer | GRPOTrainer:
-    """TRL's trainer with our settings, prompts and reward."""
-    settings = run.settings
+    """TRL's trainer with our settings, reward and the prompts of the steps to come."""
+    settings, done = run.settings, run.progress.step
     processes = run.accelerator.num_processes
-    check(settings, processes)
+    check(settings)
+    updates = settings.ppo_epochs * (settings.batch_size // run.minibatch)
     parts = settings.batch_size // run.minibatch * settings.accumulation
     common: dict[str, Any] = {
         "output_dir": str(run.folder / "trl"),
         "seed": run.seed,
-        "max_steps": run.steps * settings.ppo_epochs * (settings.batch_size // run.minibatch),
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup * settings.ppo_epochs,
-        "weight_decay": settings.weight_decay,
+        "max_steps": (run.steps - done) * updates,
+        "shuffle_dataset": False,
         "max_grad_norm": settings.max_gradient_norm or 0.0,
         "per_device_train_batch_size": settings.batch_size // parts // processes,
         "gradient_accumulation_steps": settings.accumulation,
@@ -98,21 +90,34 @@ def make_trainer(run: Trainer, algorithm: str, watch: "Watch") -> RLOOTrainer | 
         text if run.tokenizer(text)["input_ids"] == tokens else text.removeprefix(str(run.tokenizer.bos_token))
         for text, tokens in zip(asked.prompts, asked.tokens, strict=True)
     ]
-    data = Dataset.from_dict({"prompt": texts, "row": list(range(len(asked)))})
+    count = settings.batch_size // settings.generations
+    rows = [row for step in range(done, run.steps) for row in schedule.batch_rows(len(asked), count, step, run.seed)]
+    data = Dataset.from_dict({"prompt": [texts[row] for row in rows], "row": rows})
+    for group in run.optimizer.param_groups:
+        group["lr"] = settings.learning_rate
+    rate = LambdaLR(run.optimizer, lambda made: schedule.rate(done + made // updates, run.steps, settings))
     options: dict[str, Any] = {
         "model": run.policy.model,
         "reward_funcs": watch.reward,
         "train_dataset": data,
         "processing_class": run.tokenizer,
         "callbacks": [watch],
+        "optimizers": (run.optimizer, rate),
     }
+    trainer: RLOOTrainer | GRPOTrainer
     if algorithm == "rloo":
-        return RLOOTrainer(args=RLOOConfig(normalize_advantages=settings.whiten_advantages, **common), **options)
-    scale = "group" if settings.whiten_advantages else "none"
-    return GRPOTrainer(args=GRPOConfig(scale_rewards=scale, **common), **options)
+        trainer = RLOOTrainer(args=RLOOConfig(normalize_advantages=settings.whiten_advantages, **common), **options)
+    else:
+        scale = "group" if settings.whiten_advantages else "none"
+        trainer = GRPOTrainer(args=GRPOConfig(scale_rewards=scale, **common), **options)
+    if "ref" in run.policy.model.peft_config:  # type: ignore[operator]
+        # TRL's reference is a copy of the adapter as it finds it, which after a restart is a trained one. Without that
+        # copy its reference is ours: the model with its adapter off.
+        run.policy.model.delete_adapter("ref")  # type: ignore[operator]
+    return trainer
 
 
-def check(settings: PPOSettings, processes: int) -> None:
+def check(settings: PPOSettings) -> None:
     """Raises:
     UserError: settings that TRL's trainers cannot follow.
     """
@@ -143,6 +148,13 @@ class Watch(TrainerCallback):
         self.answers = Answers(rows, all_responses, torch.tensor(all_scores))
         return scores.tolist()
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Before an optimiser step, and before the rollout if it is its first: randomness follows from (seed, step)."""
+        if not self.logs:
+            step, process = self.run.progress.step, self.run.accelerator.process_index
+            torch.manual_seed(schedule.mixed(self.run.seed, step, process))
+        return control
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> Any:
         """After an optimiser step; a rollout is done when all its steps are."""
         run, settings = self.run, self.run.settings
@@ -155,7 +167,8 @@ class Watch(TrainerCallback):
         found = {name: [log[name] for log in self.logs if name in log] for name in NAMES.values()}
         means = {name: sum(values) / len(values) if values else 0.0 for name, values in found.items()}
         means["kl_k3"] *= means["response_tokens"]  # TRL's is a mean over tokens, ours a sum
-        figures = answer_figures(answers, run.questions) | means | {"learning_rate": float(logs["learning_rate"])}
+        figures = answer_figures(answers, run.questions) | means
+        figures["learning_rate"] = settings.learning_rate * schedule.rate(run.progress.step, run.steps, settings)
         figures |= {"updates": float(len(self.logs)), "kl_coefficient": settings.kl.coefficient}
         run.progress = replace(run.progress, step=run.progress.step + 1)
         collapse = run.sentinel.judge(figures) if run.sentinel else None
