@@ -15,6 +15,7 @@ from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, sha256
 from elkflow.models import kind, load_model, load_tokenizer
 from elkflow.pairs import Pairs
+from elkflow.run import reward_source
 from elkflow.scoring import pair_log_odds, reward_table
 
 PROMPTS = [f"is {name} the capital of {country} ?" for name in ("paris", "rome") for country in ("france", "italy")]
@@ -86,6 +87,17 @@ def test_five_lines_outside_the_workflow_give_the_table_of_the_workflow(world):
     mixed = reward(pairs.prompts[:1] * 3, ["Yes", "banana", " No"])
     assert mixed.tolist() == pytest.approx([expected[0, 1], -1.0, expected[0, 0]], abs=5e-3)
     assert mixed.dtype == torch.float32
+
+
+def test_a_run_can_be_rewarded_online(world, tmp_path, monkeypatch):
+    """The module of docs/how-to.md, named in the config, gives what the table gives."""
+    folder, _, pairs = world
+    (tmp_path / "online.py").write_text(f"from elkflow.rewards import load\n\nprobe = load({str(folder)!r})\n")
+    monkeypatch.chdir(tmp_path)
+    reward = reward_source("online:probe", tmp_path / "none.parquet", None, -1.0)
+    expected = rewards.load(folder)(pairs.prompts, ["Yes", "No", "maybe", "No"])
+    assert torch.equal(reward(pairs.prompts, ["Yes", "No", "maybe", "No"]), expected)
+    assert expected[2] == -1.0
 
 
 def test_trl_calls_it_with_keywords_and_conversations(world):

@@ -132,6 +132,92 @@ DAMAGE = {
 }
 
 
+def samples(files):
+    return [json.loads(line) for line in (files / "run" / "samples.jsonl").read_text().splitlines()]
+
+
+def test_answers_that_are_not_allowed_get_their_own_reward(files):
+    train_ppo.main(arguments(files, {"invalid_reward": -3.5}))
+    found = {row["response"] in ("Yes", "No"): set() for row in samples(files)}
+    for row in samples(files):
+        found[row["response"] in ("Yes", "No")].add(row["reward"])
+    assert found[False] == {-3.5} and found.get(True, {0.0}) <= {0.0, 1.0}
+
+
+def test_any_function_of_a_module_can_be_the_reward(files, monkeypatch):
+    """Found in the working folder; called with the prompts and the answers, and its numbers are what is trained on."""
+    (files / "my_rewards.py").write_text(
+        "import torch\n\ndef longer(prompts, responses):\n"
+        "    return torch.tensor([len(p) + len(r) / 8 for p, r in zip(prompts, responses)])\n"
+    )
+    monkeypatch.chdir(files)
+    train_ppo.main(arguments(files, reward="my_rewards:longer"))
+    assert all(row["reward"] == len(row["prompt"]) + len(row["response"]) / 8 for row in samples(files))
+    facts = lineage.check(files / "run" / "manifest.json")["facts"]
+    assert facts["reward"] == "my_rewards:longer"
+
+
+def rows_of(files):
+    return [json.loads(line) for line in (files / "run" / "metrics.jsonl").read_text().splitlines()][1:]
+
+
+def test_tensorboard_shows_the_figures(files):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_ppo.main(arguments(files))
+    events = EventAccumulator(str(files / "run" / "checkpoints" / "trackers"))
+    events.Reload()
+    for name in ("reward", "kl_k3", "gold_accuracy"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert shown == [(row["step"], pytest.approx(row[name], abs=1e-6)) for row in rows_of(files)]
+
+
+STAND_IN = """
+import json
+
+def note(*call):
+    with open("calls.jsonl", "a") as file:
+        file.write(json.dumps(call) + "\\n")
+
+class Config:
+    def update(self, values, allow_val_change):
+        note("config", values)
+
+class Run:
+    def log(self, values, step):
+        note("log", step, values)
+    def finish(self):
+        note("finish")
+
+config = Config()
+def init(project):
+    note("init", project)
+    return Run()
+"""
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "trackio"])
+def test_other_trackers_are_given_the_figures(files, tracker):
+    """Neither is in the lock: a package of the same interface stands in for it."""
+    (files / f"{tracker}.py").write_text(STAND_IN)
+    (files / f"{tracker}-1.dist-info").mkdir()  # accelerate asks for it
+    (files / f"{tracker}-1.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {tracker}\nVersion: 1\n")
+    environment = os.environ | {"PYTHONPATH": str(files), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, SCRIPT, *arguments(files, tracker=tracker)]
+    subprocess.run(command, cwd=files, env=environment, check=True, capture_output=True)
+    calls = [json.loads(line) for line in (files / "calls.jsonl").read_text().splitlines()]
+    assert [call[0] for call in calls] == ["init", "config", "log", "log", "log", "finish"]
+    for (_, step, values), row in zip(calls[2:5], rows_of(files), strict=True):
+        assert step == row["step"] and values["reward"] == row["reward"]
+    assert calls[1][1]["seed"] == 0 and "learning_rate" in calls[1][1]["settings"]
+
+
+def test_an_epoch_of_nothing_is_an_error_before_the_model_is_loaded(files, never_loaded):
+    with pytest.raises(UserError, match=r"ppo\.epochs: 0\.1 of 24 prompts is less than a batch of 8"):
+        train_ppo.main(arguments(files, {"steps": None, "epochs": 0.1}))
+    assert not (files / "run").exists()
+
+
 @pytest.fixture
 def never_loaded(monkeypatch):
     monkeypatch.setattr("elkflow.run.load_model", lambda *_, **__: pytest.fail("the model was loaded"))

@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from elkflow import callables, provenance
+from elkflow import callables, provenance, schedule
 from elkflow.cli import timed
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json, sha256, write_json
 from elkflow.lineage import check_files, write_manifest
+from elkflow.memory import keep_freed
 from elkflow.models import kind, load_model, load_tokenizer
 from elkflow.policy import Policy
 from elkflow.questions import Questions, Rewards, read_questions, table_rewards
@@ -77,6 +78,7 @@ def train_run(
         reward_source(reward, path, asked, settings.invalid_reward)
         for path, asked in ((files.rewards, questions), (files.val_rewards, held_out))
     )
+    schedule.total_steps(settings, len(questions))  # raises before the model is loaded
     check_trackers(trackers)
     check_files(files.model, files.prompts, files.rewards, files.val_prompts, files.val_rewards)
     stop = Stop()
@@ -98,6 +100,7 @@ def train_run(
         accelerator,
         stop.asked,
     )
+    keep_freed()
     trainer.start()
     if trackers:
         accelerator.init_trackers("trackers", {"seed": seed, "settings": settings.model_dump_json()})
