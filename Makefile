@@ -30,10 +30,14 @@ lint: $(READY) ## check format, style, types and rules
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-bench: $(READY) ## measure extraction, probes and data on this machine: results/bench/*.json
+bench: $(READY) ## measure extraction, probes, data and PPO on this machine: results/bench/*.json
 	PYTHONPATH=workflow/scripts python bench/extraction.py
 	PYTHONPATH=workflow/scripts python bench/probes.py
 	PYTHONPATH=workflow/scripts python bench/data.py
+	PYTHONPATH=workflow/scripts python bench/ppo.py
+	PYTHONPATH=workflow/scripts python bench/curves.py
+	PYTHONPATH=workflow/scripts python bench/quality.py
+	PYTHONPATH=workflow/scripts python bench/scaling.py
 
 dag: $(READY) ## draw the rule graph
 	snakemake --rulegraph mermaid-js

@@ -1,0 +1,144 @@
+"""Our trainer on the job of bench/ppo.py: one step for every line read (see bench/ppo_peer.py for the other side)."""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from elkflow.memory import keep_freed
+from elkflow.models import load_model, load_tokenizer
+from elkflow.policy import Policy
+from elkflow.questions import read_questions, table_rewards
+from elkflow.settings.ppo import PPOSettings
+from elkflow.trainer import Trainer
+
+FOREVER = 10**6
+
+
+def settings(given: dict[str, Any], minibatch_size: int, **changes: Any) -> PPOSettings:
+    """The job's hyperparameters as ours, with nothing around the steps: no evaluation, no checkpoints."""
+    quiet = {"evaluate_every": FOREVER, "checkpoint_every": FOREVER, "evaluate_rows": 1, "sentinel": None}
+    return PPOSettings.model_validate(
+        quiet
+        | {
+            "steps": FOREVER,
+            "learning_rate": given["learning_rate"],
+            "batch_size": given["batch_size"],
+            "minibatch_size": minibatch_size,
+            "ppo_epochs": given["ppo_epochs"],
+            "value_coefficient": given["value_coefficient"],
+            "target_kl": 1.5 * given["target_kl"],  # where TRL stops
+            "max_new_tokens": given["max_new_tokens"],
+            "kl": {"coefficient": given["kl"], "control": "adaptive"},
+            "lora": {"rank": given["rank"], "alpha": given["alpha"], "targets": given["targets"]},
+        }
+        | changes
+    )
+
+
+class Ours:
+    """A trainer whose steps are asked for one by one."""
+
+    def __init__(self, job: dict[str, Any], folder: Path):
+        given = job["settings"]
+        chosen = settings(given, job["minibatch_size"])
+        tokenizer = load_tokenizer(job["checkpoint"])
+        questions = read_questions(Path(job["prompts"]), tokenizer, chosen.max_new_tokens, FOREVER)
+        rewards = table_rewards(Path(job["table"]), questions, chosen.invalid_reward)
+        policy = Policy(load_model(job["checkpoint"], dtype=job["dtype"]), chosen, given["seed"])
+        self.job, self.parts = job, {}
+        self.trainer = Trainer(
+            policy, tokenizer, questions, rewards, questions, rewards, chosen, given["seed"], folder, "bench"
+        )
+        keep_freed()  # as train_run does
+        self.trainer.start()
+        for name in ("roll_out", "update"):
+            setattr(self.trainer, name, self.timed(name, getattr(self.trainer, name)))
+        self.trainer.record = self.keep
+        self.resident = psutil.Process().memory_info().rss
+
+    def timed(self, name: str, work: Callable) -> Callable:
+        def watched(*given: Any) -> Any:
+            start = time.perf_counter()
+            result = work(*given)
+            self.parts[name] = time.perf_counter() - start
+            return result
+
+        return watched
+
+    def keep(self, _: Any, figures: dict[str, float]) -> None:
+        self.figures = figures
+
+    def step(self, rows: list[int]) -> dict[str, Any]:
+        """A whole step; which prompts it takes, the trainer knows by itself."""
+        start = time.perf_counter()
+        self.trainer.step()
+        seconds = time.perf_counter() - start
+        size = self.job["minibatch_size"]
+        epochs = self.job["settings"]["ppo_epochs"]
+        tokens = self.tokens(rows)
+        forward, backward = [], []
+        for at in range(0, len(rows), size):
+            once = self.products(sum(tokens[at : at + size]))
+            forward.append(once[0])
+            backward.append(once[1])
+        return {
+            "seconds": seconds,
+            "parts": self.parts,
+            "updates": self.figures["updates"],
+            "tokens": sum(tokens),
+            "limit": (epochs + 1) * sum(forward) + epochs * sum(backward),
+        }
+
+    def products(self, tokens: int) -> tuple[float, float]:
+        """Seconds of the blocks' matrix products for so many tokens, forward and (for activations alone) backward."""
+        policy, weights = self.trainer.policy, self.weights()
+        given = {width: torch.randn(tokens, width, dtype=policy.compute) for w in weights for width in w.shape}
+        with torch.no_grad():
+            times = [time.perf_counter()]
+            for weight in weights:
+                torch.matmul(given[weight.shape[1]], weight.t())
+            times.append(time.perf_counter())
+            for weight in weights:
+                torch.matmul(given[weight.shape[0]], weight)
+            times.append(time.perf_counter())
+        return times[1] - times[0], times[2] - times[1]
+
+    def weights(self) -> list[torch.Tensor]:
+        """The blocks' matrices: two FLOPs for each of their numbers, a token and pass."""
+        return [p for n, p in self.trainer.policy.blocks.named_parameters() if p.dim() == 2 and "lora" not in n]
+
+    def memory(self, rows: list[int]) -> dict[str, float]:
+        """Peak of the process, and what came on top of model and libraries for each token, block and unit of width."""
+        peak, config = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, self.trainer.policy.base.config
+        tokens = self.tokens(rows[: self.job["minibatch_size"]])
+        each = sum(tokens) * config.num_hidden_layers * config.hidden_size
+        return {"peak_memory_mb": peak / 1024**2, "activation_bytes": (peak - self.resident) / each}
+
+    def tokens(self, rows: list[int]) -> list[int]:
+        """Tokens that go through the model for each prompt: all but the last of its response."""
+        return [len(self.trainer.questions.tokens[row]) + self.job["settings"]["max_new_tokens"] - 1 for row in rows]
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")  # libraries print to where they like
+    os.dup2(2, 1)
+    job = json.loads(sys.stdin.readline())
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(job, Path(folder))
+        for line in sys.stdin:
+            rows = json.loads(line)["rows"]
+            done = ours.step(rows) | ours.memory(rows) | {"weights": sum(w.numel() for w in ours.weights())}
+            print(json.dumps(done), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The benchmarks' own arithmetic, and our side of bench/ppo.py on a tiny model."""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from test_trainer import questions
+from tiny import save_tiny_model
+
+from elkflow import schedule
+from elkflow.files import write_json, write_table
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+import curves
+import ppo
+import ppo_worker
+import quality
+import scaling
+
+
+def test_a_ratio_is_the_median_of_the_rounds():
+    seconds = {
+        ("peer", "float32"): [30.0, 40.0, 32.0],
+        ("peer", "bfloat16"): [20.0, 20.0, 20.0],
+        ("ours", "float32"): [10.0, 10.0, 16.0],
+        ("ours", "bfloat16"): [5.0, 4.0, 5.0],
+    }
+    more = {"parts": {"update": 1.0}, "limit": 2.5, "activation_bytes": 9.0, "peak_memory_mb": 7.0}
+    found = ppo.summary({way: [more | {"seconds": took} for took in rounds] for way, rounds in seconds.items()})
+    assert (found["ratio_fp32"], found["ratio_best"], found["best_dtype"]) == (3.0, 6.4, "bfloat16")
+    assert found["ratio_peers_bfloat16"] == 4.0
+    assert found["seconds_per_step"]["peer"] == {"float32": 32.0, "bfloat16": 20.0}
+    assert found["matmul_share"] == {"float32": 0.25, "bfloat16": 0.5}
+
+
+@pytest.mark.parametrize("minibatch", [4, 1])
+def test_our_side_makes_the_steps_it_is_asked_for(tmp_path, minibatch):
+    checkpoint, asked = save_tiny_model(tmp_path / "model"), questions(8)
+    rows = {"id": asked.ids, "prompt": asked.prompts, "answers": asked.answers, "label": asked.labels}
+    write_table(pd.DataFrame(rows), tmp_path / "ppo.parquet")
+    write_table(pd.DataFrame({"id": asked.ids, "rewards": [[0.0, 1.0]] * 8}), tmp_path / "rewards.parquet")
+    job = {"checkpoint": checkpoint, "dtype": "float32", "minibatch_size": minibatch, "tokens": asked.tokens}
+    job |= {"prompts": tmp_path / "ppo.parquet", "table": tmp_path / "rewards.parquet"}
+    job["settings"] = ppo.THESIS | {"batch_size": 4}
+    ours = ppo_worker.Ours(job, tmp_path / "run")
+    taken = schedule.batch_rows(8, 4, 0, 0)
+    done = ours.step(taken)
+    assert done["updates"] == 4 * 4 // minibatch
+    assert done["tokens"] == sum(len(asked.tokens[row]) + 1 for row in taken)
+    assert done["limit"] > 0 and 0 < done["parts"]["update"] < done["seconds"]
+    blocks = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # q and o, k and v of one head, the inner layers
+    assert sum(weight.numel() for weight in ours.weights()) == blocks
+
+
+def test_curves_that_differ_are_told_from_noise():
+    generator = torch.Generator().manual_seed(0)
+    pairs = [torch.rand(2, 16, 20, generator=generator) for _ in range(100)]
+    found = [curves.compared(*pair) for pair in pairs]
+    assert 88 <= sum(one["low"] < 0 < one["high"] for one in found) <= 99  # of intervals of 95 %
+    assert all((one["low"] < 0 < one["high"]) == (one["p_value"] > 0.05) for one in found)
+    apart = curves.compared(pairs[0][0] + 0.3, pairs[0][1])
+    assert apart["low"] > 0.2 and apart["p_value"] < 1e-6 and apart["steps_apart"] > 10
+    assert curves.reward("w30 w7 w47") == pytest.approx(2 / 3) and curves.reward("") == 0.0
+
+
+def test_the_goal_is_reached_at_an_evaluation():
+    rows = [{"step": 0, "held_out_accuracy": 0.5}, {"step": 1, "seconds": 9.0}]
+    assert quality.first_good(rows) is None
+    rows += [{"step": 2, "seconds": 3.0, "held_out_accuracy": 0.85}, {"step": 3, "seconds": 1.0}]
+    assert quality.first_good(rows) == {"step": 2, "accuracy": 0.85, "seconds": 12.0}
+
+
+def test_the_estimate_by_hand(tmp_path, capsys, monkeypatch):
+    seven = scaling.MODELS["7B"]
+    assert seven.matrices + seven.embeddings == pytest.approx(6.74e9, rel=1e-3)  # Llama-7B
+    assert seven.adapter(16) == 8_388_608  # what peft prints for r = 16 on q and v
+    measured = {
+        "hyperparameters": ppo.THESIS,
+        "tokens_per_step": 1100,
+        "matmul_share": {"bfloat16": 0.5},
+        "activation_bytes": {"bfloat16": 50.0},
+    }
+    write_json(tmp_path / "ppo.json", measured)
+    monkeypatch.setattr(
+        sys, "argv", ["scaling", "--measured", str(tmp_path / "ppo.json"), "--output", str(tmp_path / "scaling.json")]
+    )
+    scaling.main()
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["label"] == "estimate" and len(found["rows"]) == 12
+    rows = {(row["model"], row["base"], row["gpus"]): row for row in found["rows"]}
+    first = rows["7B", "fp16", 1]
+    assert first["weights"] == pytest.approx(13.5, abs=0.1)
+    assert first["activations"] == pytest.approx(50 * 1100 * 32 * 4096 / 1e9)
+    assert first["seconds_per_step"] == pytest.approx(9 * 2 * seven.matrices * 1100 / (312e12 * 0.6 * 0.5))
+    assert rows["7B", "8-bit", 1]["memory_gb"] < first["memory_gb"] < rows["13B", "fp16", 1]["memory_gb"]
+    assert rows["7B", "fp16", 8]["prompts"] == 8 * 16
+    assert "ESTIMATE" in capsys.readouterr().out
