@@ -9,9 +9,10 @@ at which accuracy is 0.85, and those of computing its reward table, which bench/
 thesis's settings is not run that long: bench/parity.py shows that its updates are ours. So our trainer runs with those
 settings for as many steps as ten times our seconds would allow TRL (at the seconds a step that bench/ppo.py measured,
 rewards online). If accuracy gets there, the ratio is that of the seconds; if not, it is *at least* ten, and `at_least`
-is true. `--steps` ends that sooner, at a smaller ratio.
+is true. `--peer-steps` ends that sooner, at a smaller ratio.
 
-`algorithms`. RLOO and GRPO of TRL's current trainers, with the quickstart's settings and as many rollouts.
+`algorithms`. RLOO and GRPO of TRL's current trainers, with the quickstart's settings and as many rollouts; with
+`--algorithm-steps` all three are compared as they were at that step.
 
 Whatever was cut short goes on from its checkpoints, which stand beside the output file.
 """
@@ -118,23 +119,25 @@ def time_to_quality(
     }
 
 
-def algorithms(results: Path, folder: Path, names: list[str]) -> dict[str, Any]:
+def algorithms(results: Path, folder: Path, names: list[str], limit: int | None) -> dict[str, Any]:
     """Held-out figures and seconds at equal rollouts: our PPO from the real run, TRL's trainers run here."""
     from elkflow.grouped import train_grouped
 
     run = read_json(results / RUN / "manifest.json")
     found = {"ppo": results / RUN / "metrics.jsonl"}
+    settings, dtype = PPOSettings.model_validate(run["settings"]), run["facts"]["dtype"]
     for name in names:
-        made = trainer(results, folder / name, PPOSettings.model_validate(run["settings"]), run["facts"]["dtype"])
-        train_grouped(made, name)
+        made = trainer(results, folder / name, settings, dtype, limit)
+        if made.progress.step < (limit or made.steps):
+            train_grouped(made, name)
         found[name] = folder / name / "metrics.jsonl"
     table = {}
     for name, file in found.items():
-        rows = rows_of(file)
+        rows = [row for row in rows_of(file) if limit is None or row["step"] <= limit]
         last = [row for row in rows if "held_out_reward" in row][-1]
         table[name] = {
             "steps": rows[-1]["step"],
-            "rollouts": rows[-1]["step"] * run["settings"]["batch_size"],
+            "rollouts": rows[-1]["step"] * settings.batch_size,
             "held_out_reward": last["held_out_reward"],
             "held_out_accuracy": last["held_out_accuracy"],
             "seconds": sum(row.get("seconds", 0.0) for row in rows),
@@ -148,17 +151,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/bench/ppo.json"))
     parser.add_argument("--algorithms", nargs="*", choices=["rloo", "grpo"], default=["rloo", "grpo"])
     parser.add_argument("--dtype", default="bfloat16", help="of the run with the thesis's settings")
-    parser.add_argument("--steps", type=int, help="at most so many steps of it")
+    parser.add_argument("--peer-steps", type=int, help="at most so many steps of it")
+    parser.add_argument("--algorithm-steps", type=int, help="at most so many steps of RLOO and GRPO")
     given = parser.parse_args()
     folder = given.output.parent / "quality"
-    found = time_to_quality(given.results, read_json(given.output), folder, given.dtype, given.steps)
+    found = time_to_quality(given.results, read_json(given.output), folder, given.dtype, given.peer_steps)
     add(given.output, {"ratio_to_quality": found["ratio"], "time_to_quality": found})
     ours, peer = found["ours"], found["peer"]
     print(f"ours: {ours['accuracy']:.3f} after {ours['step']} steps, {ours['total_seconds']:.0f} s with the table")
     best = max(peer["accuracy"].values())
     print(f"TRL, thesis's settings: {best:.3f} at best within {peer['steps']} steps, {peer['seconds']:.0f} s")
     print(f"ratio to quality: {'at least ' if found['at_least'] else ''}{found['ratio']:.1f}")
-    table = algorithms(given.results, folder, given.algorithms)
+    table = algorithms(given.results, folder, given.algorithms, given.algorithm_steps)
     add(given.output, {"algorithms": table})
     print(f"\n{'':8}{'rollouts':>10}{'reward':>9}{'accuracy':>10}{'seconds':>9}")
     for name, row in table.items():

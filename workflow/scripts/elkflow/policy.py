@@ -58,9 +58,11 @@ class Policy(nn.Module):
         if self.first < 0:
             raise UserError(f"ppo.layers: the policy has {count} blocks, fewer than {settings.layers}")
         model.requires_grad_(False)
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes would repack a 4-bit layer's weights for a
-                module.support_avx512bf16_for_cpu = False  # kernel that no gradient passes through
+        for (
+            module
+        ) in model.modules():  # bitsandbytes repacks 4-bit weights for a kernel that no gradient passes through
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         torch.manual_seed(seed)
         if settings.train == "lora":
             self.model: PreTrainedModel | PeftModel = get_peft_model(model, lora_config(model, settings, self.first))
