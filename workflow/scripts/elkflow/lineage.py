@@ -1,5 +1,7 @@
 """Manifests: what an artefact was made from, so that a score can be followed back to the rows behind it."""
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -52,6 +54,7 @@ def write_manifest(
             "outputs": {name: _entry(file, folder) for name, file in outputs.items()},
             "inputs": {name: _entry(file, folder) for name, file in inputs.items()},
             "settings": settings,
+            "settings_sha256": settings_hash(settings),
             "seed": seed,
             "facts": facts,
             "code": {"commit": _commit(), "packages": _versions(), "python": platform.python_version()},
@@ -59,13 +62,26 @@ def write_manifest(
     )
 
 
+def settings_hash(settings: Any) -> str:
+    """Hex digest of settings: equal for the same keys and values in any order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def settings_edited(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest's settings are not those of its hash; older manifests have none."""
+    return manifest.get("settings_sha256") not in (None, settings_hash(manifest.get("settings")))
+
+
 def check(manifest: Path) -> dict[str, Any]:
     """Return the manifest after comparing its outputs' hashes with the files on disk.
 
     Raises:
-        UserError: a file is missing or its content is not what the manifest says; the message names it.
+        UserError: a file is missing or its content is not what the manifest says, or the settings were edited; the
+            message names it.
     """
     content = _read(manifest)
+    if settings_edited(content):
+        raise UserError(f"{manifest}: its settings were edited (their hash is not the one beside them)")
     for entry in content["outputs"].values():
         _compare(manifest, entry)
     return content

@@ -10,6 +10,7 @@ import pandas as pd
 from elkflow.data import verify as verify_split
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, sha256
+from elkflow.lineage import settings_edited
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NOT_KEPT = ("hiddens", "hiddens_tuned")
@@ -50,6 +51,8 @@ class Walk:
             self.broken.append(f"{name}, which {wanted_by} was made from: {error}")
             return
         self.visited[manifest] = content
+        if settings_edited(content):
+            self.broken.append(f"{name}: its settings were edited (their hash is not the one beside them)")
         for output in content["outputs"].values():
             self._compare(manifest, output, f"{name} describes")
         for each in content["inputs"].values():
