@@ -1,7 +1,10 @@
 """From source files to split files: every source, every column, and every kind of bad row."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import datasets
 import numpy as np
@@ -14,7 +17,7 @@ from split_dataset import main
 from elkflow.data import preflight, source_files, split_dataset, template_files, verify
 from elkflow.errors import UserError, explain
 from elkflow.files import sha256
-from elkflow.lineage import check
+from elkflow.lineage import check, settings_hash
 from elkflow.settings.data import DatasetSettings
 from elkflow.verify import Walk
 
@@ -55,19 +58,20 @@ def save(rows, path):
     table = pa.table(rows)
     if path.suffix == ".parquet":
         pq.write_table(table, path)
-    elif path.suffix == ".jsonl":
+    elif path.suffix in (".jsonl", ".json"):
         path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     elif path.suffix in (".csv", ".tsv"):
         datasets.Dataset(table).to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=False)
     elif path.suffix == ".arrow":
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        kind = pa.ipc.new_file if path.name.endswith(".file.arrow") else pa.ipc.new_stream
+        with pa.OSFile(str(path), "wb") as sink, kind(sink, table.schema) as writer:
             writer.write_table(table)
     else:
         datasets.Dataset(table).save_to_disk(path)
     return path
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".csv", ".tsv", ".arrow", ""])
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".json", ".csv", ".tsv", ".arrow", ".file.arrow", ""])
 def test_every_format_gives_the_same_rows(tmp_path, ending, source):
     expected = run(tmp_path / "parquet", path=str(source))
     path = save(questions(), tmp_path / f"rows{ending}")
@@ -150,6 +154,47 @@ def test_the_same_bytes_every_time(tmp_path, source):
     assert sha256(tmp_path / "a" / "out") == sha256(tmp_path / "b" / "out")
 
 
+def test_near_duplicates_are_left_out_once_and_counted(tmp_path):
+    rows = questions() | {"idx": ["same"] * ROWS}
+    for n, twin in ((0, "sentence NUMBER 5, says -- that 25!"), (1, "Sentence number 6 says\tthat   36")):
+        rows["sentence"][n], rows["question"][n] = twin, rows["question"][n + 5].upper()
+    path = save(rows, tmp_path / "rows.parquet")
+    facts = split_dataset(section(path=str(path), split={"train": 100, "ppo": 86, "val": 10}).questions(), tmp_path)
+    assert facts["removed"] == {"duplicates": 2}
+    texts = [text for name in SPLIT for text in pq.read_table(tmp_path / f"{name}.parquet")["sentence"].to_pylist()]
+    plain = [re.sub(r"\W+", " ", text).strip().lower() for text in texts]
+    assert len(set(plain)) == len(plain) == 196
+
+
+@pytest.mark.parametrize("column", ["text", "content", "pair", "hash"])
+def test_a_group_column_may_have_any_name(tmp_path, column):
+    rows = questions() | {column: [f"article {n // 4}" for n in range(ROWS)]}
+    tables = run(tmp_path, path=str(save(rows, tmp_path / "rows.parquet")), group=column)
+    assert set(tables["val"]["group"].to_pylist()) == set(tables["val"][column].to_pylist())
+
+
+def test_equal_in_processes_that_hash_differently(tmp_path, source):
+    """Python's `hash()` of text differs from process to process; no file may depend on it."""
+    val = save(questions(40, start=1000), tmp_path / "val.csv")
+    given = {
+        "facts": section(facts={}, split={"train": 160, "ppo": 240, "val": 80}),
+        "rows": section(path={"train": str(source), "val": str(val)}, group=["sentence", "question"]),
+    }
+    code = "import sys; sys.path[:0] = sys.argv.pop(1).split(':'); import split_dataset as a, mix_datasets as b;" + (
+        "[a.main(['--settings', each, '--folder', f'{sys.argv[1]}/{n}']) for n, each in enumerate(sys.argv[2:])];"
+        "names = [f'{sys.argv[1]}/{n}/manifest.json' for n in (0, 1)];"
+        "b.main(['--names', 'x', 'y', '--manifests', *names, '--folder', f'{sys.argv[1]}/mixed'])"
+    )
+    settings = [each.questions().model_dump_json() for each in given.values()]
+    for seed in ("0", "4242"):
+        command = [sys.executable, "-c", code, ":".join(sys.path), str(tmp_path / seed), *settings]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    names = sorted(path.relative_to(tmp_path / "0") for path in (tmp_path / "0").rglob("*") if path.is_file())
+    assert len(names) == 3 * 4
+    for name in names:
+        assert sha256(tmp_path / "0" / name) == sha256(tmp_path / "4242" / name), name
+
+
 def test_the_built_in_questions(tmp_path):
     tables = run(tmp_path, facts={}, split={"train": 160, "ppo": 240, "val": 80})
     assert {name: table.num_rows for name, table in tables.items()} == {"train": 160, "ppo": 240, "val": 80}
@@ -167,7 +212,17 @@ def test_the_script_writes_a_manifest_that_checks(tmp_path, source):
     manifest = check(tmp_path / "out" / "manifest.json")
     assert manifest["facts"]["splits"]["val"] == {"rows": 10, "groups": 10, "labels": {"negative": 5, "positive": 5}}
     assert manifest["facts"]["removed"] == {"duplicates": 0}
+    assert manifest["facts"]["sources"] == {"train": {"rows": ROWS, "commit": None}}
     assert manifest["inputs"]["source.parquet"]["sha256"] == sha256(source)
+    for name in SPLIT:
+        assert manifest["outputs"][name]["sha256"] == sha256(tmp_path / "out" / f"{name}.parquet")
+    assert manifest["settings"]["path"] == str(source) and manifest["settings"]["split"]["seed"] == 42
+    assert manifest["settings_sha256"] == settings_hash(json.loads(given))
+    edited = manifest | {"settings": manifest["settings"] | {"label": "other"}}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(edited))
+    with pytest.raises(UserError, match=r"manifest\.json: its settings were edited"):
+        check(tmp_path / "out" / "manifest.json")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "out" / "val.parquet").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"val\.parquet: damaged or changed"):
         check(tmp_path / "out" / "manifest.json")
@@ -293,6 +348,7 @@ def test_bad_rows(tmp_path, case):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         split_dataset(given.questions(), tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith((str(path), "split."))  # the file, or the key whose size does not fit
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
@@ -317,8 +373,11 @@ BAD_FILES = {
         lambda path: path.write_text('{"a": 1}\n{"a"\n'),
         "cannot be read as .jsonl",
     ),
+    "truncated JSON lines": ("rows.jsonl", truncated, "rows.jsonl: cannot be read as .jsonl"),
+    "JSON in another encoding": ("rows.jsonl", not_utf8, "rows.jsonl, row 7: column 'sentence' is not UTF-8 text"),
     "ragged CSV": ("rows.csv", lambda path: path.write_text("a,b\n1,2\n1,2,3\n"), "cannot be read as .csv"),
-    "wrong encoding": ("rows.csv", not_utf8, "rows.csv: cannot be read as .csv"),
+    "wrong encoding": ("rows.csv", not_utf8, "rows.csv: line 9 is not UTF-8"),
+    "UTF-16": ("rows.csv", lambda path: path.write_text("a,b\n1,2\n", encoding="utf-16"), "line 1 is not UTF-8"),
     "unknown format": ("rows.xlsx", lambda path: path.write_text("x"), "unknown format '.xlsx'"),
     "an empty folder": ("rows", lambda path: path.mkdir(), "cannot be read as a save_to_disk folder"),
 }
@@ -336,6 +395,22 @@ def test_bad_files(tmp_path, case):
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=re.escape(str(path))):
         preflight(given)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    table = pa.table(questions())
+    pq.write_table(table.append_column("question", table["sentence"]), tmp_path / "rows.parquet")
+    for check_rows in (preflight, lambda given: split_dataset(given.questions(), tmp_path / "out")):
+        with pytest.raises(UserError, match=r"rows\.parquet: two columns are called 'question'"):
+            check_rows(section(path=str(tmp_path / "rows.parquet")))
+
+
+def test_bytes_that_are_no_text_are_found_in_any_batch(tmp_path):
+    rows = questions(12_000)
+    text = [f"S\xfc\xdfe {n}".encode("latin-1" if n == 11_003 else "utf-8") for n in rows["idx"]]
+    path = save(rows | {"sentence": pa.array(text).view(pa.string())}, tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"rows\.parquet, row 11003: column 'sentence' is not UTF-8 text"):
+        split_dataset(section(path=str(path)).questions(), tmp_path / "out")
 
 
 def test_a_folder_of_several_splits(tmp_path):

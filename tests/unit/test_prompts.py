@@ -1,7 +1,9 @@
 """Prompts: chat markup, answers as exact continuations, and what a model's tokenizer and context refuse."""
 
 import json
+import random
 import re
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,6 @@ from elkflow.files import sha256, write_json
 from elkflow.lineage import check, write_manifest
 from elkflow.prompts import ask, context_length, render_prompts, wrapper
 from elkflow.settings.data import ChatSettings, DatasetSettings
-from elkflow.splits import truthful
 from elkflow.templates import Template
 
 TEXTS = ["Sentence Question Does the sentence contain the answer to the question Reply Yes or No . : ? truthful"]
@@ -136,9 +137,74 @@ def test_the_thesis_shows_one_answer_a_row_by_its_coin(tmp_path, checkpoint):
     }
     wording = {"template": "truthfulness:truthful", "about": "qnli_training", "shown": "random", "seed": 42}
     rows, _ = render(tmp_path, checkpoint, rows=many, wording=wording, one_token=False)
-    assert [row["label"] for row in rows] == [int(flip) for flip in truthful(100, 42)]
+    random.seed(42)  # the published notebooks use the global generator
+    assert [row["label"] for row in rows] == [int(random.choice([True, False])) for _ in range(100)]
     for row, label in zip(rows, many["label"], strict=True):
         assert (row["answer_index"] == label) == bool(row["label"])
+
+
+def test_of_several_wrong_answers_one_is_drawn(tmp_path, checkpoint):
+    template = {
+        "name": "t",
+        "answer_choices": "is ||| the ||| of ||| to",
+        "jinja": "{{question}} ||| {{answer_choices[label]}}",
+    }
+    path = tmp_path / "four.yaml"
+    path.write_text(f"templates: {{t: !Template {json.dumps(template)}}}")
+    count = 400
+    many = {
+        "id": [str(n) for n in range(count)],
+        "group": ["x"] * count,
+        "sentence": ["Rome is in Italy."] * count,
+        "question": [f"who is {n}?" for n in range(count)],
+        "label": [n % 4 for n in range(count)],
+    }
+    wording = {"template": "truthfulness:truthful", "about": str(path), "shown": "random", "seed": 1}
+    rows, _ = render(tmp_path, checkpoint, rows=many, wording=wording, one_token=False)
+    drawn = Counter((label, row["answer_index"]) for row, label in zip(rows, many["label"], strict=True))
+    for label in range(4):
+        assert 30 <= drawn[label, label] <= 70  # the right one half of the time, of 100
+        assert all(6 <= drawn[label, wrong] <= 30 for wrong in range(4) if wrong != label)
+    every, _ = render(tmp_path, checkpoint, rows=many, wording=wording | {"shown": "every"}, one_token=False)
+    assert [(row["answer_index"], row["label"]) for row in every[:4]] == [(0, 1), (1, 0), (2, 0), (3, 0)]
+
+
+CHATS = {
+    "ChatML": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "Llama 2": (
+        "{% if messages[0].role == 'system' %}{% set s = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
+        "{% set messages = messages[1:] %}{% else %}{% set s = '' %}{% endif %}"
+        "{% for m in messages %}{{ bos_token + '[INST] ' + s + m.content | trim + ' [/INST]' }}{% endfor %}",
+        "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nQ? [/INST]",
+    ),
+    "Vicuna": (
+        "{% for m in messages %}{{ {'system': '', 'user': 'USER: '}[m.role] + m.content + ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}",
+        "S USER: Q? ASSISTANT:",
+    ),
+    "Gemma, which knows no system turn": (
+        "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+        "{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' + m.content + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_any_tokenizers_chat_template_is_followed(name):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template, expected = CHATS[name]
+    settings = ChatSettings(chat=True, system_prompt="S")
+    if expected is None:
+        with pytest.raises(UserError, match=r"chat template refuses its turns \(No system role\)"):
+            wrapper(tokenizer, settings, True)
+        settings, expected = ChatSettings(chat=True), "<s><start_of_turn>user\nQ?<end_of_turn>\n<start_of_turn>model\n"
+    assert wrapper(tokenizer, settings, True)("Q?") == expected
 
 
 def test_long_prompts_are_dropped_where_the_config_says_so(tmp_path):

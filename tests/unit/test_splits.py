@@ -1,6 +1,5 @@
 """Dealing rows: disjoint, exact, balanced, and blind to the order of rows."""
 
-import random
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from elkflow.errors import UserError
 from elkflow.settings.data import SplitSettings
-from elkflow.splits import Keys, connected, deal, grouped, mix, thesis, truthful
+from elkflow.splits import Keys, connected, deal, grouped, mix, thesis
 
 
 def keys(count, groups, seed=0, pairs=False, texts=None):
@@ -155,11 +154,6 @@ def test_thesis_counts_are_the_published_ones():
     dealt = thesis(104_743, 5_463, recipe).rows
     assert {name: len(rows) for name, rows in dealt.items()} == {"train": 10_000, "ppo": 94_743, "val": 5_463}
     assert sorted(np.concatenate([dealt["train"], dealt["ppo"]])) == list(range(104_743))
-    flips = {"train": truthful(10_000, 42), "val": truthful(5_463, 2023)}
-    assert {name: (flip.count(False), flip.count(True)) for name, flip in flips.items()} == {
-        "train": (5_016, 4_984),
-        "val": (2_795, 2_668),
-    }
 
 
 @pytest.mark.parametrize(("rows", "take", "train"), [(1000, None, 100), (1000, 400, 123), (50, 80, 10)])
@@ -174,11 +168,6 @@ def test_thesis_rows_are_those_of_datasets(rows, take, train):
     assert dealt["ppo"].tolist() == parts["test"]["row"][:]
     val = Dataset.from_dict({"row": list(range(77))}).shuffle(seed=2023)
     assert dealt["val"].tolist() == val["row"][:]
-
-
-def test_thesis_coin_is_the_global_one_of_random():
-    random.seed(42)
-    assert truthful(100, 42) == [random.choice([True, False]) for _ in range(100)]
 
 
 @pytest.mark.parametrize(

@@ -2,26 +2,29 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections import Counter
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from elkflow.errors import UserError
 from elkflow.facts import SCHEMA, TABLE, load_facts, rows_per_country
-from elkflow.files import atomic, read_table
+from elkflow.files import BATCH, atomic, read_table, stream_table
+from elkflow.hashes import hash_rows, is_text, normalised
 from elkflow.lineage import check
+from elkflow.reorder import reorder
 from elkflow.settings.data import SPLITS, DatasetSettings, QuestionSettings
 from elkflow.splits import Keys, connected, deal, mix
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from elkflow.sources import ParquetRows
 
 logger = logging.getLogger("elkflow")
 RESERVED = ("id", "group", "label")
@@ -42,17 +45,20 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
     keys = {part: _keys(settings, rows, fields[part], _where(settings, part)) for part, rows in sources.items()}
     assert settings.split is not None  # the settings see to it
     dealt = deal(keys["train"], keys.get("val"), settings.split, len(settings.labels))
-    counts = {part: {"rows": len(rows), "commit": commit(rows)} for part, rows in sources.items()}
-    facts: dict[str, Any] = {"sources": counts, "removed": dealt.removed, "splits": {}}
+    labels, groups = ({part: getattr(own, name) for part, own in keys.items()} for name in ("label", "group"))
+    del keys  # its other hashes have served
+    found = {part: {"rows": len(rows), "commit": commit(rows)} for part, rows in sources.items()}
+    facts: dict[str, Any] = {"sources": found, "removed": dealt.removed, "splits": {}}
     for name in SPLITS:
         part = "val" if name == "val" and "val" in sources else "train"
         rows = dealt.rows[name]
-        _write(settings, sources[part].select(rows), rows, part, fields[part], keys[part], folder / f"{name}.parquet")
-        labels = np.bincount(keys[part].label[rows], minlength=len(settings.labels))
+        path = folder / f"{name}.parquet"
+        _write(settings, sources[part], rows, part, fields[part], labels[part], groups[part], path)
+        counts = np.bincount(labels[part][rows], minlength=len(settings.labels))
         facts["splits"][name] = {
             "rows": len(rows),
-            "groups": len(np.unique(keys[part].group[rows])),
-            "labels": dict(zip(settings.labels, map(int, labels), strict=True)),
+            "groups": len(np.unique(groups[part][rows])),
+            "labels": dict(zip(settings.labels, map(int, counts), strict=True)),
         }
         logger.info("%s: %s", name, facts["splits"][name])
     logger.info("left out: %s", dealt.removed)
@@ -70,27 +76,35 @@ def verify(manifest: Path) -> dict[str, Any]:
     """
     content = check(manifest)
     names = content["settings"].get("labels")  # a mixture has none: its datasets' labels mean different things
-    seen: dict[str, dict[str, str]] = {"id": {}, "group": {}}
+    seen: dict[str, dict[str, np.ndarray]] = {}
     for name in SPLITS:
         path = manifest.parent / content["outputs"][name]["path"]
-        table = read_table(path, ["id", "group", "label"])
-        labels = np.bincount(table["label"].to_numpy(), minlength=len(names or ()))
+        labels: Counter[int] = Counter()
+        parts: dict[str, list[np.ndarray]] = {"id": [], "group": []}
+        for table in stream_table(path, ["id", "group", "label"]):
+            labels.update(dict(enumerate(np.bincount(table["label"].to_numpy()).tolist())))
+            for column, each in parts.items():
+                each.append(hash_rows([table[column]]))
+        own = {column: np.concatenate([np.empty(0, np.uint64), *each]) for column, each in parts.items()}
         stated = content["facts"]["splits"][name]
         found = {
-            "rows": table.num_rows,
-            "groups": pc.count_distinct(table["group"]).as_py(),
-            "labels": dict(zip(names or map(str, range(len(labels))), map(int, labels), strict=True)),
+            "rows": len(own["id"]),
+            "groups": len(np.unique(own["group"])),
+            "labels": {key: labels[n] for n, key in enumerate(names or map(str, range(max(labels, default=-1) + 1)))},
         }
         if different := [key for key in found if found[key] != stated[key]]:
             raise UserError(
                 f"{path}: {different[0]} are {found[different[0]]}, not {stated[different[0]]} as in {manifest}"
             )
-        for column, before in seen.items():
-            for value in table[column].unique().to_pylist():
-                if before.setdefault(value, name) != name:
-                    raise UserError(f"{path}: {column} {value!r} is in {before[value]} too")
-        if pc.count_distinct(table["id"]).as_py() != table.num_rows:
+        for before, others in seen.items():
+            for column, hashes in others.items():
+                shared = np.isin(own[column], hashes)
+                if shared.any():
+                    value = read_table(path, [column])[column][int(shared.argmax())].as_py()
+                    raise UserError(f"{path}: {column} {value!r} is in {before} too")
+        if len(np.unique(own["id"])) < len(own["id"]):
             raise UserError(f"{path}: an id appears twice")
+        seen[name] = own
     return content
 
 
@@ -155,61 +169,34 @@ def template_files(settings: DatasetSettings, wording: str) -> list[str]:
 
 def _preflight_files(settings: DatasetSettings) -> set[str]:
     """Check the local files' columns, labels and sizes; return the names of the fields."""
+    from elkflow.sources import peek
+
     assert settings.split is not None and settings.path is not None
     paths = settings.path if isinstance(settings.path, dict) else {"train": settings.path}
     keys, fields = {}, set()
     for part, path in paths.items():
-        names, read = _peek(Path(path))
+        names, tables = peek(Path(path))
         fields = set(_fields(settings, names, path))
         groups = _group_columns(settings)
-        table = read([name for name in dict.fromkeys([settings.label, settings.pair, *groups]) if name])
-        if not len(table):
+        labels: list[np.ndarray] = []
+        hashes: dict[str, list[np.ndarray]] = {name: [] for name in [*groups, settings.pair] if name}
+        start = 0
+        for table in tables(settings.label, list(hashes)):
+            _refuse_nulls(table[settings.label], settings.label, path, start)
+            labels.append(label_codes(table[settings.label], settings.labels, settings.label, path, start))
+            for name, each in hashes.items():
+                each.append(hash_rows([table[name]]))
+            start += len(table)
+        if not start:
             raise UserError(f"{path}: no rows")
-        _refuse_nulls(table[settings.label], settings.label, path, 0)
-        label = label_codes(table[settings.label], settings.labels, settings.label, path)
-        rows = np.arange(len(table), dtype=np.uint64)
-        tied = [_hash([table[name]]) for name in groups] or [rows]
-        pair = _hash([table[settings.pair]]) if settings.pair else None
-        keys[part] = Keys(label, rows, connected(*tied, *([pair] if pair is not None else [])), rows, pair)
+        whole = {name: np.concatenate(each) for name, each in hashes.items()}
+        rows = np.arange(start, dtype=np.uint64)
+        pair = whole[settings.pair] if settings.pair else None
+        tied = [whole[name] for name in groups] or [rows]
+        tied += [] if pair is None else [pair]
+        keys[part] = Keys(np.concatenate(labels), rows, connected(*tied), rows, pair)
     deal(keys["train"], keys.get("val"), settings.split.model_copy(update={"duplicates": "keep"}), len(settings.labels))
     return fields
-
-
-def _peek(path: Path) -> tuple[list[str], Callable[[list[str]], pa.Table]]:
-    """A local file's column names, and a function that reads some of them.
-
-    Raises:
-        UserError: the file is missing, empty or not what its name says.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if path.is_file() and path.stat().st_size == 0:
-        raise UserError(f"{path}: empty file")
-    try:
-        if path.suffix == ".parquet":
-            file = pq.ParquetFile(path)
-            return file.schema_arrow.names, lambda columns: file.read(columns=columns)
-        if path.suffix in (".csv", ".tsv"):
-            table = pyarrow.csv.read_csv(
-                path,
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True
-                ),
-            )
-        elif path.suffix in (".jsonl", ".ndjson", ".json"):
-            table = pyarrow.json.read_json(path)
-        else:  # Arrow files and save_to_disk folders are memory-mapped: opening them costs next to nothing
-            from elkflow.sources import open_rows
-
-            rows = open_rows(QuestionSettings.model_construct(path=str(path)))["train"]
-            return rows.column_names, lambda columns: pa.Table.from_batches(
-                rows.data.table.select(columns).to_batches()
-            )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix} ({str(error).splitlines()[0]})") from None
-    if binary := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
-        raise UserError(f"{path}: column {binary[0]!r} is not UTF-8 text")
-    return table.column_names, table.select
 
 
 def _where(settings: QuestionSettings, part: str) -> str:
@@ -223,6 +210,8 @@ def _where(settings: QuestionSettings, part: str) -> str:
 
 def _fields(settings: QuestionSettings, names: list[str], where: str) -> dict[str, str]:
     """Field name to source column, after checking that every column the settings name is there."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{where}: two columns are called {twice[0]!r}")
     used = {"label": settings.label, "id": settings.id, "pair": settings.pair}
     used |= {f"group[{n}]": column for n, column in enumerate(_group_columns(settings))}
     used |= {f"columns.{name}": column for name, column in (settings.columns or {}).items()}
@@ -244,7 +233,7 @@ def _group_columns(settings: QuestionSettings) -> list[str]:
     return [settings.group] if isinstance(settings.group, str) else list(settings.group or [])
 
 
-def _keys(settings: QuestionSettings, rows: "Dataset", fields: dict[str, str], where: str) -> Keys:
+def _keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dict[str, str], where: str) -> Keys:
     """Check every row and hash what the dealing needs of it; holds one batch of text at a time.
 
     Raises:
@@ -253,30 +242,29 @@ def _keys(settings: QuestionSettings, rows: "Dataset", fields: dict[str, str], w
     from elkflow.sources import batches
 
     groups = _group_columns(settings)
-    special = [name for name in (settings.id, settings.pair, *groups) if name]
+    ties = [*groups, *([settings.pair] if settings.pair else [])]
+    special = [*ties, *([settings.id] if settings.id else [])]
     columns = list(dict.fromkeys([settings.label, *special, *fields.values()]))
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "content", "text", "id", "pair", *groups)}
+    labels = np.empty(len(rows), np.min_scalar_type(len(settings.labels)))
+    content, text = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
+    hashes = {name: np.empty(len(rows), np.uint64) for name in special}
     start = 0
     for batch in batches(rows, columns):
         for name in columns:
             _refuse_nulls(batch[name], name, where, start)
-        label = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
-        texts = [name for name in fields.values() if _is_text(batch[name].type) and name not in special]
-        found["label"].append(label)
-        found["content"].append(_hash([batch[name] for name in fields.values()]) ^ mix(label, 0))
-        found["text"].append(_hash([_normalised(batch[name]) for name in texts or fields.values()]))
-        for key, column in (("id", settings.id), ("pair", settings.pair), *((name, name) for name in groups)):
-            if column:
-                found[key].append(_hash([batch[column]]))
+        here = slice(start, start + len(batch))
+        labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
+        texts = [name for name in fields.values() if is_text(batch[name].type) and name not in special]
+        content[here] = hash_rows([batch[name] for name in fields.values()]) ^ mix(labels[here], 0)
+        text[here] = hash_rows([normalised(batch[name]) for name in texts or fields.values()])
+        for name, found in hashes.items():
+            found[here] = hash_rows([batch[name]])
         start += len(batch)
-    whole = {name: np.concatenate(parts) for name, parts in found.items() if parts}
     if settings.id:
-        _refuse_duplicates(whole["id"], rows, settings.id, where)
+        _refuse_duplicates(hashes[settings.id], rows, settings.id, where)
     # Without a group of its own a row is grouped by its text, which keeps near-duplicates together at least.
-    tied = [whole[name] for name in groups] or [whole["text"]]
-    if settings.pair:
-        tied.append(whole["pair"])
-    return Keys(whole["label"], whole["content"], connected(*tied), whole["text"], whole.get("pair"))
+    tied = [hashes[name] for name in ties] if groups else [text, *(hashes[name] for name in ties)]
+    return Keys(labels, content, connected(*tied), text, hashes.get(settings.pair) if settings.pair else None)
 
 
 def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str, start: int = 0) -> np.ndarray:
@@ -288,7 +276,7 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
-    if _is_text(kind):
+    if is_text(kind):
         codes = pc.index_in(column, pa.array(names, kind)).to_numpy(zero_copy_only=False)
         bad = np.isnan(codes.astype(float))
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
@@ -306,8 +294,14 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
 
 
 def _refuse_nulls(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
+    """Refuse missing values, text of white space only, and bytes that are no text (Arrow takes any from a file)."""
     bad = pc.is_null(column, nan_is_null=True)
-    if _is_text(column.type):
+    if is_text(column.type):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            row = next(n for n, value in enumerate(column.cast(pa.binary())) if not _decodes(value.as_py() or b""))
+            raise UserError(f"{where}, row {start + row}: column {name!r} is not UTF-8 text") from None
         blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
         bad = pc.or_(bad, pc.fill_null(blank, True))
     if pc.any(bad).as_py():
@@ -315,71 +309,63 @@ def _refuse_nulls(column: pa.ChunkedArray, name: str, where: str, start: int) ->
         raise UserError(f"{where}, row {start + row}: column {name!r} is empty")
 
 
-def _refuse_duplicates(hashes: np.ndarray, rows: "Dataset", name: str, where: str) -> None:
+def _decodes(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _refuse_duplicates(hashes: np.ndarray, rows: "Dataset | ParquetRows", name: str, where: str) -> None:
+    from elkflow.sources import batches
+
     order = np.argsort(hashes, kind="stable")
-    same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    ordered = hashes[order]
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(same):
         first, second = sorted((int(order[same[0]]), int(order[same[0] + 1])))
-        raise UserError(f"{where}, rows {first} and {second}: both have the {name} {rows[first][name]!r}")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _normalised(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Lower case, runs of anything but letters and digits as one space."""
-    if not _is_text(column.type):
-        return column
-    text = pc.replace_substring_regex(pc.utf8_lower(column), pattern=r"[^\p{L}\p{N}]+", replacement=" ")
-    return pc.utf8_trim_whitespace(text)
-
-
-def _hash(columns: list[pa.ChunkedArray]) -> np.ndarray:
-    """[N] uint64 hash of the values of each row: SipHash with a fixed key, as pandas computes it."""
-    import pandas as pd
-
-    total = np.zeros(len(columns[0]), np.uint64)
-    for place, column in enumerate(columns):
-        values = column.to_numpy(zero_copy_only=False)
-        if values.dtype == object and not _is_text(column.type):
-            values = np.array([repr(value) for value in column.to_pylist()], dtype=object)
-        hashed = pd.util.hash_array(values, categorize=False)
-        total = mix(total ^ hashed, place)
-    return total
+        values = chain.from_iterable(table[name] for table in batches(rows, [name]))
+        value = next(islice(values, first, None)).as_py()
+        raise UserError(f"{where}, rows {first} and {second}: both have the {name} {value!r}")
 
 
 def _write(
     settings: QuestionSettings,
-    rows: "Dataset",
+    rows: "Dataset | ParquetRows",
     numbers: np.ndarray,
     part: str,
     fields: dict[str, str],
-    keys: Keys,
+    labels: np.ndarray,
+    groups: np.ndarray,
     path: Path,
 ) -> None:
-    """Stream `rows` (source row `numbers`) into a parquet file."""
+    """Stream the rows of the given numbers into a parquet file.
+
+    Args:
+        labels, groups: of every row of the source.
+    """
     from elkflow.sources import batches
 
-    groups = _group_columns(settings)
-    special = [settings.label, *groups, *([settings.id] if settings.id else [])]
+    named = _group_columns(settings)
+    special = [settings.label, *named, *([settings.id] if settings.id else [])]
     columns = list(dict.fromkeys([*special, *fields.values()]))
     with atomic(path) as temporary:
         writer, start = None, 0
-        for batch in batches(rows, columns):
+        for batch in reorder(batches(rows, columns), numbers, path.parent):
             here = numbers[start : start + len(batch)]
             ids = batch[settings.id].cast(pa.string()) if settings.id else pa.array([f"{part}-{row}" for row in here])
-            if len(groups) == 1:
-                group = batch[groups[0]].cast(pa.string())
+            if len(named) == 1:
+                group = batch[named[0]].cast(pa.string())
             else:
-                group = pa.array([f"{value:016x}" for value in keys.group[here]]) if groups else ids
+                group = pa.array([f"{value:016x}" for value in groups[here]]) if named else ids
             table = pa.table(
                 {"id": ids, "group": group}
                 | {name: batch[column] for name, column in fields.items()}
-                | {"label": pa.array(keys.label[here])}
+                | {"label": pa.array(labels[here], pa.int64())}
             )
             writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table)
+            writer.write_table(table, row_group_size=BATCH)
             start += len(batch)
         assert writer is not None  # no split is empty
         writer.close()

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from elkflow.errors import UserError
+
+BATCH = 10_000
+"""Rows in memory at a time, where tables are streamed."""
 
 
 @contextmanager
@@ -117,9 +120,33 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
     """
     with parquet_errors(path):
         table = pq.read_table(path)
-    if missing := [column for column in columns or [] if column not in table.column_names]:
-        raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(table.column_names)}")
+    _refuse_missing(path, table.column_names, columns)
     return table.select(columns) if columns else table
+
+
+def stream_table(path: Path | str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read a parquet file as pyarrow Tables of at most `BATCH` rows, with memory for about one of them.
+
+    Raises:
+        UserError: as `read_table`.
+    """
+    # By default whole columns are read ahead, and every thread keeps memory of its own.
+    with parquet_errors(path), pq.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
+        _refuse_missing(path, file.schema_arrow.names, columns)
+        batches = file.iter_batches(BATCH, columns=columns, use_threads=False)
+        yield from given_back(pa.Table.from_batches([batch]) for batch in batches)
+
+
+def given_back(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same tables; memory that earlier ones needed goes back to the system. Arrow's allocator would keep it."""
+    for table in tables:
+        yield table
+        pa.default_memory_pool().release_unused()
+
+
+def _refuse_missing(path: Path | str, names: list[str], columns: list[str] | None) -> None:
+    if missing := [column for column in columns or [] if column not in names]:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; it has {', '.join(names)}")
 
 
 def sha256(path: Path | str) -> str:

@@ -1,5 +1,6 @@
 """Several datasets joined into one, split by split, with a column that tells them apart."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elkflow.files import atomic, parquet_errors, read_json
+from elkflow.files import BATCH, atomic, parquet_errors, read_json, stream_table
+from elkflow.hashes import hash_rows
 from elkflow.settings.data import SPLITS
 
-BATCH = 10_000
 NAMED = ("id", "group", "question_id")
 """Columns whose values are unique inside a member only; in a mixture they begin with its name."""
 
@@ -49,21 +50,19 @@ def _join(split: str, members: Mapping[str, Path], added: Mapping[str, dict[str,
         _pieces(path, schema, wanted[:, place].tolist(), name, added[name])
         for place, (name, path) in enumerate(zip(members, paths, strict=True))
     ]
-    groups: set[str] = set()
-    labels = np.zeros(0, np.int64)
+    groups: list[np.ndarray] = []
+    labels: Counter[int] = Counter()
     with atomic(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for chunk, *pieces in zip(chunks, *readers, strict=True):
             # The pieces lie one member after the other; this takes each row to its turn.
             table = pa.concat_tables(pieces).take(np.argsort(np.argsort(chunk, kind="stable"), kind="stable"))
             writer.write_table(table)
-            groups.update(table["group"].to_pylist())
-            counts = np.bincount(table["label"].to_numpy())
-            labels = np.pad(labels, (0, max(0, len(counts) - len(labels))))
-            labels[: len(counts)] += counts
+            groups.append(np.unique(hash_rows([table["group"]])))
+            labels.update(dict(enumerate(np.bincount(table["label"].to_numpy()).tolist())))
     return {
         "rows": len(order),
-        "groups": len(groups),
-        "labels": {str(label): int(count) for label, count in enumerate(labels)},
+        "groups": len(np.unique(np.concatenate(groups))),
+        "labels": {str(label): labels[label] for label in range(max(labels) + 1)},
         "datasets": {name: head.num_rows for name, head in zip(members, heads, strict=True)},
     }
 
@@ -71,7 +70,7 @@ def _join(split: str, members: Mapping[str, Path], added: Mapping[str, dict[str,
 def turns(sizes: Sequence[int]) -> np.ndarray:
     """[N] which member each row of the mixture comes from: row i of n stands at (i + ½) / n, ties in listed order."""
     places = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
-    return np.repeat(np.arange(len(sizes)), sizes)[np.argsort(places, kind="stable")]
+    return np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)[np.argsort(places, kind="stable")]
 
 
 def _head(path: Path) -> pq.FileMetaData:
@@ -93,14 +92,13 @@ def _pieces(
     path: Path, schema: pa.Schema, sizes: Sequence[int], name: str, added: Mapping[str, str]
 ) -> Iterator[pa.Table]:
     """The rows of a file in consecutive tables of the given sizes, as rows of the mixture."""
-    with pq.ParquetFile(path) as file:
-        batches = file.iter_batches(BATCH)
-        held = file.schema_arrow.empty_table()
-        for size in sizes:
-            while len(held) < size:
-                held = pa.concat_tables([held, pa.Table.from_batches([next(batches)])])
-            yield _as_mixed(held.slice(0, size), schema, name, added)
-            held = held.slice(size)
+    tables = stream_table(path)
+    held = pq.read_schema(path).empty_table()
+    for size in sizes:
+        while len(held) < size:
+            held = pa.concat_tables([held, next(tables)])
+        yield _as_mixed(held.slice(0, size), schema, name, added)
+        held = held.slice(size)
 
 
 def _as_mixed(table: pa.Table, schema: pa.Schema, name: str, added: Mapping[str, str]) -> pa.Table:

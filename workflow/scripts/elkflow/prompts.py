@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from elkflow.errors import UserError
-from elkflow.files import atomic, read_json
+from elkflow.files import atomic, read_json, stream_table
 from elkflow.limits import TookTooLongError, time_limit
 from elkflow.models import encode_answer, encode_prompt, kind
 from elkflow.settings.data import ChatSettings, RenderSettings
 from elkflow.templates import Template, load_template
 
-BATCH = 10_000
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -72,8 +71,8 @@ def render_prompts(
             writer = files.enter_context(pq.ParquetWriter(temporary, schema))
             coin = random.Random(settings.seeds[name])
             dropped, labels = 0, [0, 0]
-            for batch in _batches(path):
-                rows = list(_asked(batch, template, inner, settings, coin, path))
+            for table in stream_table(path):
+                rows = list(_asked(table.to_pylist(), template, inner, settings, coin, path))
                 prompts = [wrap(question.text) for _, question in rows]
                 kept = check.fitting(prompts, rows, path)
                 dropped += len(rows) - len(kept)
@@ -92,17 +91,6 @@ def render_prompts(
                 raise UserError(f"{path}: no prompt fits the model's context of {check.context} tokens")
             facts["splits"][name] = {"rows": sum(labels), "labels": labels, "too_long": dropped}
     return facts
-
-
-def _batches(path: Path) -> Iterator[list[dict[str, Any]]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
-                yield batch.to_pylist()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: not a readable parquet file ({error})") from None
 
 
 def _asked(

@@ -1,10 +1,10 @@
 """Which row goes to which split: pure functions on arrays of labels and hashes, 64 bits a row each.
 
 Rows are ordered by a hash of their content and the seed, never by where they stood in the source or by Python's
-`hash()`: the same rows give the same splits in any order, process and platform.
+`hash()`: the same rows give the same splits in any order, process and platform. These arrays are all that grows with
+the rows, so the functions take care of temporary ones: about 60 bytes a row at the most, the keys included.
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ class Keys:
     """What the dealing needs to know of N rows. All arrays have shape [N]."""
 
     label: np.ndarray
-    """int64, from 0."""
+    """Whole numbers from 0."""
     content: np.ndarray
     """uint64 hash of the whole row."""
     group: np.ndarray
@@ -86,12 +86,6 @@ def thesis(train: int, val: int, split: SplitSettings) -> Deal:
     return Deal(rows)
 
 
-def truthful(count: int, seed: int) -> list[bool]:
-    """The thesis's coin for each row: whether it shows the right answer."""
-    coin = random.Random(seed)
-    return [coin.choice([True, False]) for _ in range(count)]
-
-
 def grouped(train: Keys, val: Keys | None, split: SplitSettings, labels: int) -> Deal:
     """Whole groups to each split in a seeded order, then exact numbers of rows of each label out of them.
 
@@ -106,7 +100,7 @@ def grouped(train: Keys, val: Keys | None, split: SplitSettings, labels: int) ->
         if val is not None:
             keep_val = _first_of_each(val, split.seed)
             assert train.text is not None and val.text is not None
-            keep &= ~np.isin(train.text, val.text)
+            keep &= ~_among(train.text, val.text)
         removed["duplicates"] = int((~keep).sum() + (~keep_val).sum())
     if train.pair is not None:
         before = int(keep.sum() + keep_val.sum())
@@ -118,7 +112,7 @@ def grouped(train: Keys, val: Keys | None, split: SplitSettings, labels: int) ->
         sizes = [("val", split.val), ("train", split.train), ("ppo", split.ppo)]
         return Deal(_deal(train, keep, sizes, split, labels), removed)
     rows = _deal(val, keep_val, [("val", split.val)], split, labels)
-    leaking = keep & np.isin(train.group, val.group[rows["val"]])
+    leaking = keep & _among(train.group, val.group[rows["val"]])
     removed["groups_in_val"] = int(leaking.sum())
     rows |= _deal(train, keep & ~leaking, [("train", split.train), ("ppo", split.ppo)], split, labels)
     return Deal({name: rows[name] for name in SPLITS}, removed)
@@ -137,74 +131,87 @@ def _deal(
     if paired:
         assert keys.pair is not None
         _, first = np.unique(keys.pair[kept], return_index=True)
-        units, order = kept[first], mix(keys.pair[kept[first]], split.seed)
+        units, identity = kept[first], keys.pair
     else:
-        units, order = kept, mix(keys.content[kept], split.seed)
-    stratum = keys.label[units] if stratified else np.zeros(len(units), np.int64)
+        units, identity = kept, keys.content
     strata = labels if stratified else 1
-    groups, group = np.unique(mix(keys.group[units], split.seed + 1), return_inverse=True)
-    counts = np.zeros((len(groups) + 1, strata), np.int64)
-    np.add.at(counts, (group + 1, stratum), 1)
-    counts = counts.cumsum(axis=0)
+    stratum = keys.label[units] if stratified else np.zeros(len(units), np.int8)
+    groups, group = _codes(mix(keys.group[units], split.seed + 1))
+    order = mix(identity[units], split.seed)
     wanted = [None if size == "rest" else _quota(int(size), labels, strata, paired) for _, size in sizes]
-    if len(groups) == len(units):  # nothing to keep together: every unit of every label can be used
-        sequence = np.argsort(order, kind="stable")
-        rank = np.empty(len(units), np.int64)
-        rank[sequence] = _rank_within(stratum[sequence])
-        part = _by_rank(rank, stratum, counts[-1], wanted)
+    if groups == len(units):  # nothing to keep together: every unit of every label can be used
+        part = _by_rank(order, stratum, strata, wanted)
     else:
-        part = _by_group(group, order, stratum, counts, wanted)
+        part = _by_group(groups, group, order, stratum, strata, wanted)
     if part is None:
-        raise UserError(_shortage(counts, sizes, labels if paired else 1, len(groups), stratified))
+        raise UserError(_shortage(_count(stratum, strata), sizes, labels if paired else 1, groups, stratified))
     chosen = {}
     for place, (name, _) in enumerate(sizes):
         rows = units[part == place]
         if paired:
             assert keys.pair is not None
-            rows = kept[np.isin(keys.pair[kept], keys.pair[rows])]
+            rows = kept[_among(keys.pair[kept], keys.pair[rows])]
         # By content, then row number: equal rows may change places without changing the file.
         chosen[name] = rows[np.argsort(mix(keys.content[rows], split.seed + 2), kind="stable")]
     return chosen
 
 
 def _by_rank(
-    rank: np.ndarray, stratum: np.ndarray, counts: np.ndarray, wanted: Sequence[np.ndarray | None]
+    order: np.ndarray, stratum: np.ndarray, strata: int, wanted: Sequence[np.ndarray | None]
 ) -> np.ndarray | None:
     """[units] number of each unit's split, or -1: the first of each stratum to the first split, and so on.
 
-    Args:
-        rank: [units] place of a unit within its stratum.
-        counts: [strata] units there are. None is returned where they do not suffice.
+    None where the units do not suffice.
     """
-    part, start = np.full(len(rank), -1), np.zeros(len(counts), np.int64)
-    for place, quota in enumerate(wanted):
-        left = counts - start
-        quota = np.full(len(counts), left.min()) if quota is None else quota
-        if (quota > left).any() or not quota.any():
+    left, quotas = _count(stratum, strata), []
+    for quota in wanted:
+        quotas.append(np.full(strata, left.min()) if quota is None else quota)
+        left = left - quotas[-1]
+        if (left < 0).any() or not quotas[-1].any():
             return None
-        part[(rank >= start[stratum]) & (rank < (start + quota)[stratum])] = place
-        start = start + quota
+    part = np.full(len(stratum), -1, np.int8)
+    for value in range(strata):
+        members = _in_order(stratum == value, order)
+        start = 0
+        for place, quota in enumerate(quotas):
+            part[members[start : start + quota[value]]] = place
+            start += quota[value]
     return part
 
 
 def _by_group(
-    group: np.ndarray, order: np.ndarray, stratum: np.ndarray, counts: np.ndarray, wanted: Sequence[np.ndarray | None]
+    groups: int,
+    group: np.ndarray,
+    order: np.ndarray,
+    stratum: np.ndarray,
+    strata: int,
+    wanted: Sequence[np.ndarray | None],
 ) -> np.ndarray | None:
     """[units] number of each unit's split, or -1: whole runs of groups to each split, then as many units as are wanted.
 
     None where the groups do not suffice.
     """
+    counts = np.zeros((groups + 1, strata), np.int64)
+    for value in range(strata):
+        counts[1:, value] = np.bincount(group[stratum == value], minlength=groups)
+    np.cumsum(counts, axis=0, out=counts)
     bounds = _bounds(counts, wanted, even=True) or _bounds(counts, wanted, even=False)
     if bounds is None:
         return None
-    part = np.full(len(group), -1)
+    part = np.full(len(group), -1, np.int8)
     for place, (quota, (start, end)) in enumerate(zip(wanted, bounds, strict=True)):
-        inside = np.flatnonzero((group >= start) & (group < end))
-        inside = inside[np.argsort(order[inside], kind="stable")]
+        inside = (group >= start) & (group < end)
         if quota is None:
-            quota = np.full(counts.shape[1], np.bincount(stratum[inside], minlength=counts.shape[1]).min())
-        part[inside[_rank_within(stratum[inside]) < quota[stratum[inside]]]] = place
+            quota = np.full(strata, (counts[end] - counts[start]).min())
+        for value in range(strata):
+            part[_in_order(inside & (stratum == value), order)[: quota[value]]] = place
     return part
+
+
+def _in_order(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Indices of the chosen ones, by their order."""
+    indices = np.flatnonzero(chosen)
+    return indices[np.argsort(order[indices], kind="stable")]
 
 
 def _bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even: bool) -> list[tuple[int, int]] | None:
@@ -252,47 +259,75 @@ def _quota(size: int, labels: int, strata: int, paired: bool) -> np.ndarray:
 def _shortage(counts: np.ndarray, sizes: Sequence[tuple[str, Size]], unit: int, groups: int, stratified: bool) -> str:
     asked = " + ".join(f"{size} {name}" for name, size in sizes)
     names = ", ".join(f"split.{name}" for name, _ in sizes)
-    have = f"{int(counts[-1].sum()) * unit} usable rows in {groups} groups"
-    labelled = f" ({' / '.join(map(str, counts[-1]))} by label)" if stratified else ""
+    have = f"{int(counts.sum()) * unit} usable rows in {groups} groups"
+    labelled = f" ({' / '.join(map(str, counts))} by label)" if stratified else ""
     return f"{names}: {asked} rows are asked for, more than {have}{labelled} can give"
 
 
 def _first_of_each(keys: Keys, seed: int) -> np.ndarray:
     """[N] bool: of rows with the same normalised text, the one that comes first in the seeded order."""
     assert keys.text is not None
-    order = np.lexsort((mix(keys.content, seed), keys.text))
-    first = np.ones(len(order), bool)
-    first[1:] = keys.text[order][1:] != keys.text[order][:-1]
-    keep = np.zeros(len(order), bool)
-    keep[order[first]] = True
+    order = np.argsort(keys.text)
+    text = keys.text[order]
+    repeated = np.zeros(len(order), bool)
+    repeated[1:] = text[1:] == text[:-1]
+    repeated[:-1] |= repeated[1:]
+    rows = np.sort(order[repeated])  # few as a rule, and all that has to be looked at
+    del order, text
+    rows = rows[np.lexsort((mix(keys.content[rows], seed), keys.text[rows]))]
+    keep = np.ones(len(keys), bool)
+    keep[rows[1:]] = keys.text[rows[1:]] != keys.text[rows[:-1]]
     return keep
 
 
 def _whole_pairs(keys: Keys, keep: np.ndarray, labels: int) -> np.ndarray:
     """[N] bool: kept rows whose pair has exactly one kept row of each label."""
     assert keys.pair is not None
-    pairs, pair = np.unique(keys.pair, return_inverse=True)
-    counts = np.zeros((len(pairs), labels), np.int64)
-    np.add.at(counts, (pair[keep], keys.label[keep]), 1)
-    return keep & (counts == 1).all(axis=1)[pair]
+    pairs, pair = _codes(keys.pair)
+    whole = np.ones(pairs, bool)
+    for label in range(labels):
+        whole &= np.bincount(pair[keep & (keys.label == label)], minlength=pairs) == 1
+    return keep & whole[pair]
 
 
-def _rank_within(stratum: np.ndarray) -> np.ndarray:
-    """[N] how many earlier entries have the same value."""
-    order = np.argsort(stratum, kind="stable")
-    starts = np.searchsorted(stratum[order], stratum[order], side="left")
-    rank = np.empty(len(stratum), np.int64)
-    rank[order] = np.arange(len(stratum)) - starts
-    return rank
+def _count(stratum: np.ndarray, strata: int) -> np.ndarray:
+    """[strata] units of each stratum."""
+    return np.array([np.count_nonzero(stratum == value) for value in range(strata)])
+
+
+def _codes(values: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many different values there are, and [N] int32 the rank of each among them.
+
+    As `np.unique` with `return_inverse`, in a third of its memory.
+    """
+    order = np.argsort(values)
+    ordered = values[order]
+    new = np.zeros(len(values), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    del ordered
+    codes = np.empty(len(values), np.int32)
+    codes[order] = np.cumsum(new, dtype=np.int32)
+    return int(np.count_nonzero(new)) + 1, codes
+
+
+def _among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[N] bool: values that are among the others. As `np.isin`, in a third of its memory."""
+    others = np.sort(others)
+    place = np.searchsorted(others, values)
+    place[place == len(others)] = 0
+    return others[place] == values
 
 
 def mix(values: np.ndarray, seed: int) -> np.ndarray:
     """Scramble 64-bit hashes with a seed: splitmix64's finaliser (Steele et al. 2014), a bijection for every seed."""
-    with np.errstate(over="ignore"):
-        x = values.astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = values.astype(np.uint64)
+    x += np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def connected(*columns: np.ndarray) -> np.ndarray:
@@ -305,14 +340,17 @@ def connected(*columns: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    count, offset, edges = len(columns[0]), len(columns[0]), []
-    for column in columns:
-        values, code = np.unique(column, return_inverse=True)
-        edges.append(code + offset)
-        offset += len(values)
-    rows = np.tile(np.arange(count), len(columns))
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, np.concatenate(edges))), shape=(offset, offset))
+    nodes, first = _codes(columns[0])
+    starts, ends = [], []
+    for column in columns[1:]:  # a row is an edge from its first value to each of the others
+        count, code = _codes(column)
+        starts.append(first)
+        ends.append(code + nodes)
+        nodes += count
+    edges = (np.concatenate(starts), np.concatenate(ends))
+    graph = coo_matrix((np.ones(len(edges[0]), bool), edges), shape=(nodes, nodes))
     _, component = connected_components(graph, directed=False)
+    component = component[first]
     smallest = np.full(component.max() + 1, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, component[:count], columns[0])
-    return smallest[component[:count]]
+    np.minimum.at(smallest, component, columns[0])
+    return smallest[component]
