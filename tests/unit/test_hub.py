@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from hub_server import Hub
+from workspace import make_workspace, write_config
 
 from elkflow.errors import UserError
 from elkflow.files import read_json, sha256, write_json
@@ -238,3 +239,65 @@ def test_a_model_without_a_pinned_commit_is_refused_and_the_hub_asked_for_one(hu
     assert message.endswith(f"pins no commit yet (`revision` is all zeros); the newest is {NEW}: write that")
     message = refused(script("fetch_model", hub, tmp_path, *given, HF_HUB_OFFLINE="1"))
     assert "the hub could not be asked" in message and "snakemake prefetch" in message
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A tiny workflow whose model and rows are on the hub."""
+    folder = make_workspace(tmp_path_factory.mktemp("prefetch"))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (model,) = config["models"].values()
+    del model["path"]
+    model["hub"] = {"id": "me/model", "revision": OLD}
+    (dataset,) = config["datasets"].values()
+    config["datasets"] = {"countries": section(OLD) | {"wordings": dataset["wordings"], "answers": ["No", "Yes"]}}
+    write_config(folder / "config.yaml", config)
+    return folder
+
+
+def test_after_prefetch_everything_is_made_without_a_network(hub, workspace, tmp_path):
+    checkpoint = workspace / "model"
+    hub.add("me/model", {path.name: path.read_bytes() for path in checkpoint.iterdir()}, OLD)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
+
+    def snakemake(*targets, **variables):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
+        command += ["--directory", str(workspace), "--configfile", str(workspace / "config.yaml"), *targets]
+        environment = clean | hub.environment(tmp_path / "home") | variables
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    done = snakemake("prefetch")
+    assert done.returncode == 0, done.stderr
+    results = workspace / "results"
+    assert read_json(results / "prefetched.json")["datasets"]["countries"]["commit"] == OLD
+    fetched = results / "models" / "smollm2" / "checkpoint" / "model.safetensors"
+    assert sha256(fetched) == sha256(checkpoint / "model.safetensors")
+    assert {method for method, path, _ in hub.calls if path.endswith("model.safetensors")} == {"HEAD", "GET"}
+
+    before = len(hub.calls)
+    prompts = "results/prompts/smollm2/countries/training/val.parquet"
+    done = snakemake(prompts, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(workspace / prompts).num_rows == 10
+    assert len(hub.calls) == before
+
+
+def fetch(hub, tmp_path, **variables):
+    settings = json.dumps({"hub": {"id": "me/model", "revision": OLD}})
+    given = ["--settings", settings, "--checkpoint", tmp_path / "checkpoint", "--manifest", tmp_path / "m.json"]
+    return script("fetch_model", hub, tmp_path, *given, **variables)
+
+
+def test_a_model_that_the_hub_refuses_or_breaks_off_leaves_nothing(hub, workspace, tmp_path):
+    message = refused(fetch(hub, tmp_path))
+    assert message.startswith("error: hub model me/model@aaaaaaaaaaaa: could not be downloaded (404")
+    whole = {path.name: path.read_bytes() for path in (workspace / "model").iterdir()}
+    hub.add("me/model", whole, OLD)
+    hub.token = "secret"
+    assert "401 Unauthorized" in refused(fetch(hub, tmp_path))
+    assert not (tmp_path / "checkpoint").exists() and not (tmp_path / "m.json").exists()
+    hub.token = None
+    hub.add("me/model", whole | {"model.safetensors": whole["model.safetensors"][:-100]}, OLD)
+    assert "model.safetensors" in refused(fetch(hub, tmp_path))
+    assert not (tmp_path / "checkpoint").exists() and not (tmp_path / "m.json").exists()

@@ -159,9 +159,14 @@ rule push_dataset:
 
 
 rule prefetch:
-    """Bring every model and hub dataset of the config to this machine; then set HF_HUB_OFFLINE=1 for the rest."""
+    """Bring all that the config needs of the hub to this machine; then set HF_HUB_OFFLINE=1 for the rest."""
     input:
         models=collect("<results>/models/{model}/manifest.json", model=CONFIG.models),
+        questions=(
+            "<results>/evaluations/questions.json"
+            if CONFIG.evaluation.fetched()
+            else []
+        ),
         script=script_path("prefetch"),
         code=imports("prefetch"),
     output:
