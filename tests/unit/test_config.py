@@ -329,3 +329,12 @@ def test_snakemake_says_it_once_and_writes_nothing(raw, tmp_path, key, value, me
     assert told.count(message) == 1 and "Traceback" not in told
     left = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
     assert [file for file in left if not file.startswith(".snakemake")] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["config", "thesis", "kl_sweep"])
+def test_a_held_out_wording_is_asked_and_never_trained_on(name):
+    config = Config.load(yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text(encoding="utf-8")))
+    held_out = set(config.evaluation.wordings()) - {run.wording for run in config.runs.values()}
+    assert held_out == {"held_out"}
+    for run in config.runs.values():
+        assert "held_out" not in config.probes[run.probe].wordings() and "held_out" in config.wordings(run.dataset)

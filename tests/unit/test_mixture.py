@@ -66,6 +66,21 @@ def test_every_row_is_there_once_in_its_members_order(tmp_path):
     assert "Source: the datasets a, b" in text and "| val | 20 | 10 | 0: 10, 1: 10 |" in text
 
 
+def test_a_member_can_be_cut_out_again(tmp_path, config):
+    """From the files, by the column that tells members apart; in a config by its name, beside the mixture."""
+    rows = member(tmp_path, "a", (50, 40, 10), text=lambda n: f"a {n}")
+    member(tmp_path, "b", (30, 10, 10), text=lambda n: f"b {n}")
+    for split, table in run(tmp_path, ["a", "b"]).items():
+        own = table[table["original_dataset"] == "a"].drop(columns="original_dataset").reset_index(drop=True)
+        own = own.assign(id=own["id"].str.removeprefix("a/"), group=own["group"].str.removeprefix("a/"))
+        pd.testing.assert_frame_equal(own[rows[split].columns], rows[split], check_dtype=False)
+    (settings,) = config["runs"].values()
+    settings["dataset"] = "rivers"  # its probe stays that of the mixture
+    loaded = Config.load(config)
+    ((_, one),) = loaded.runs.items()
+    assert one.dataset == "rivers" and loaded.probes[one.probe].dataset == "both"
+
+
 def test_any_beginning_is_a_fair_sample():
     order = turns([900, 90, 10])
     assert np.bincount(order).tolist() == [900, 90, 10]
