@@ -16,7 +16,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-REPO = r"(?P<kind>datasets/|models/)(?P<repo>[^/]+/[^/]+)"
+REPO = r"(?P<kind>datasets/|models/)?(?P<repo>[^/]+/[^/]+)"  # files of models are found without `models/`
 
 
 class Hub:

@@ -262,8 +262,8 @@ def test_after_prefetch_everything_is_made_without_a_network(hub, workspace, tmp
     clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
 
     def snakemake(*targets, **variables):
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "1"]
-        command += ["--directory", str(workspace), "--configfile", str(workspace / "config.yaml"), *targets]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *targets, "--cores", "1"]
+        command += ["--directory", str(workspace), "--configfile", str(workspace / "config.yaml")]
         environment = clean | hub.environment(tmp_path / "home") | variables
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
