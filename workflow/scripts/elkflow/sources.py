@@ -213,8 +213,8 @@ def _csv_tables(path: Path) -> Iterator[pa.Table]:
 
 
 def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as whole numbers or booleans, if all of it is."""
-    for kind in (pa.int64(), pa.bool_()):
+    """Text as numbers or booleans, if all of it is."""
+    for kind in (pa.int64(), pa.bool_(), pa.float64()):
         try:
             return column.cast(kind)
         except pa.ArrowInvalid:
