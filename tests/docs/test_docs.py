@@ -19,6 +19,7 @@ from elkflow.config import Config, preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/**/*.md")])
+PROFILE = ROOT / "profiles" / "slurm" / "profile.v9+.yaml"
 QUICKSTART = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
 
 
@@ -75,6 +76,8 @@ def test_config_fragments_load_on_top_of_the_quickstart(block):
     fragment = yaml.safe_load(block.text)
     if set(fragment) <= set(Config.model_fields):
         Config.load(merged(QUICKSTART, fragment))
+    elif "__variables__" in fragment:
+        assert block.text in PROFILE.read_text(encoding="utf-8"), f"{block}: not what the Slurm profile says"
     else:
         assert block.page.name in ("cluster.md",), f"{block}: neither a config nor a profile"
 
