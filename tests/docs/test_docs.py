@@ -203,7 +203,7 @@ assert max(rewards) > rewards[0] + 0.3, rewards
 
 @pytest.mark.parametrize(
     "block",
-    of("python", file=False, probe=False, case=False, finished=False, algorithm=False, branch=False),
+    of("python", file=False, probe=False, case=False, finished=False, algorithm=False, branch=False, nodes=False),
     ids=str,
 )
 def test_python_snippets_run(block, folder):

@@ -59,9 +59,9 @@ def elsewhere(checkout, tmp_path_factory) -> Path:
     return folder
 
 
-def contents(folder: Path) -> set[str]:
+def contents(folder: Path) -> dict[str, int]:
     # root may write anywhere, so look whether anybody did
-    return {str(path) for path in folder.rglob("*")}
+    return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
 def test_a_read_only_checkout_works_in_another_folder(elsewhere):

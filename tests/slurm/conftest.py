@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("cluster.sh")
 IMPATIENT = Path(__file__).with_name("impatient.py")
 PACKAGES = "munge slurmctld slurmd slurm-client slurm-wlm-basic-plugins"
+SLOW = pytest.mark.skipif(
+    not os.environ.get("ELKFLOW_TEST_SLOW"), reason="minutes on a real Slurm: set ELKFLOW_TEST_SLOW=1"
+)
 
 
 @dataclass
@@ -53,18 +56,14 @@ class Cluster:
         subprocess.run(resume, env=self.environment, capture_output=True)
         return self.run("sinfo", "--noheader", "--nodes", node, "--format", "%t").split()[0] in ("idle", "mix", "alloc")
 
-    def node_of(self, job: str) -> str:
-        return self.run("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%N")
-
     def states(self) -> dict[str, str]:
         """State of every job that Slurm remembers."""
         lines = self.run("squeue", "--noheader", "--states", "all", "--format", "%i %T").splitlines()
         return dict(line.split() for line in lines)
 
-    def span(self, job: str) -> tuple[str, str]:
-        """When a job started and ended."""
-        start, end = re.findall(r" (?:StartTime|EndTime)=(\S+)", self.run("scontrol", "show", "job", job))
-        return start, end
+    def facts(self, job: str) -> dict[str, str]:
+        """What Slurm knows of a job, e.g. `TimeLimit`."""
+        return dict(re.findall(r"(\S+?)=(\S+)", self.run("scontrol", "show", "job", job)))
 
     def processes(self, job: str, script: str) -> list[int]:
         """Processes of a job whose command line names `script`."""
@@ -80,17 +79,16 @@ class Cluster:
                 found.append(int(entry.name))
         return found
 
-    def signal(self, job: str, script: str, number: signal.Signals) -> None:
+    def signal(self, job: str, script: str, number: signal.Signals) -> bool:
+        """Signal a job's processes of `script`; whether there were any."""
         processes = self.processes(job, script)
-        assert processes, f"job {job} runs no {script}"
         for process in processes:
             os.kill(process, number)
+        return bool(processes)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    if not os.environ.get("ELKFLOW_TEST_SLOW"):
-        pytest.skip("minutes on a real Slurm: set ELKFLOW_TEST_SLOW=1")
     if missing := [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not _found(name)]:
         message = f"no Slurm here ({', '.join(missing)} missing): apt-get install {PACKAGES}"
         if os.environ.get("CI"):
@@ -138,26 +136,31 @@ class Run:
     folder: Path
     profile: Path
     arguments: list[str] = field(default_factory=list)
+    snakefile: Path = ROOT / "Snakefile"
     process: subprocess.Popen | None = None
+    log: Path = Path()
+    """What Snakemake printed."""
 
     def start(self, *arguments: str) -> "Run":
-        log = (self.folder / "snakemake.log").open("w")
-        command = [sys.executable, str(IMPATIENT), "--snakefile", str(ROOT / "Snakefile"), *self.arguments]
+        self.log = self.folder / f"snakemake-{len(self.cluster.users)}.log"
+        command = [sys.executable, str(IMPATIENT), "--snakefile", str(self.snakefile), *self.arguments]
         command += ["--profile", str(self.profile), *arguments]
-        self.process = subprocess.Popen(
-            command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
-        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
+            )
         self.cluster.users.append(self.process)
         return self
 
     @property
     def text(self) -> str:
-        return (self.folder / "snakemake.log").read_text()
+        return self.log.read_text()
 
     def finish(self, seconds: float = 1200) -> int:
         """Exit code."""
+        wait_for(lambda: self.process and self.process.poll() is not None, f"the end of\n{self.text}", seconds)
         assert self.process
-        return self.process.wait(seconds)
+        return self.process.returncode
 
     def jobs(self) -> dict[str, str]:
         """Slurm's job id of each submitted job, by its Slurm log folder, e.g. `rule_train_ppo/quick_0`."""
@@ -181,9 +184,17 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(cluster, folder) -> Run:
-    """The whole workflow: two GPUs, so two processes, for PPO; and too little memory for the first try at scoring."""
-    profile = edited_profile(folder / "profile", {"score_answers": "250 + 4000 * (attempt - 1)"}, account="", gpus=2)
-    run = Run(cluster, folder, profile, ["--configfile", "config.yaml", "--notemp"]).start()
-    assert run.finish(1800) == 0, run.text
+def begun(cluster, folder) -> Run:
+    """The first stages, with too little memory for the first try at rendering."""
+    run = Run(cluster, folder, edited_profile(folder / "profile", account="", gpus=2), ["--configfile", "config.yaml"])
+    little = ["--set-resources", "render_prompts:mem_mb=250 + 4000 * (attempt - 1)"]
+    assert run.start(*little, "--", "results/prompts/smollm2/countries/training/manifest.json").finish() == 0, run.text
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(begun, cluster, folder) -> Run:
+    """The whole workflow, with two GPUs, so two processes, for PPO."""
+    run = Run(cluster, folder, begun.profile, [*begun.arguments, "--notemp"]).start()
+    assert run.finish() == 0, run.text
     return run

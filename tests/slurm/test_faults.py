@@ -1,8 +1,12 @@
-"""PPO hit by every fault that Slurm knows, all in one run; then the same command again, and once more."""
+"""PPO hit by every fault that Slurm knows, all in one run; then the same command again, and once more.
+
+One scenario in three acts, each a fixture: `broken`, `killed`, `recovered`. The tests look at what each left behind.
+"""
 
 import json
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,9 @@ from workspace import write_config
 from elkflow.failures import failures
 from elkflow.files import sha256
 
-from .conftest import Run, edited_profile, wait_for
+from .conftest import SLOW, Run, edited_profile, wait_for
+
+pytestmark = SLOW
 
 SCRIPT = "train_ppo.py"
 STEPS = 200  # many times what a run does between its first checkpoint and the fault
@@ -21,19 +27,32 @@ STRUCK = ("fails", "hangs", "cancelled", "node")  # at work; too little memory e
 TARGETS = [f"results/runs/faulty/seed{seed}/manifest.json" for seed in SEEDS.values()]
 
 
+def checkpoint(folder: Path, fault: str) -> int:
+    """The step of a run's newest checkpoint; 0 while it has none but that of the start."""
+    saved = (folder / f"results/runs/faulty/seed{SEEDS[fault]}/checkpoints").glob("step-*/hashes.json")
+    return max((int(path.parent.name.removeprefix("step-")) for path in saved), default=0)
+
+
+def went_on_after(folder: Path, fault: str) -> int:
+    """The step from whose checkpoint PPO went on when it was last started; 0 if it began anew."""
+    log = (folder / f"logs/runs/faulty/seed{SEEDS[fault]}/train_ppo.log").read_text()
+    found = re.search(r"going on after step (\d+)", log)
+    return int(found[1]) if found else 0
+
+
 def upstream(folder: Path) -> dict[str, str]:
     """Hash and time of everything made before PPO."""
     made = [path for path in (folder / "results").rglob("*") if path.is_file() and "runs" not in path.parts]
     return {str(path): f"{sha256(path)} {path.stat().st_mtime_ns}" for path in made}
 
 
-def went_on(folder: Path, fault: str) -> bool:
-    """Whether the newest log of a run says that PPO went on from a checkpoint."""
-    return "going on after step" in (folder / f"logs/runs/faulty/seed{SEEDS[fault]}/train_ppo.log").read_text()
+@pytest.fixture(scope="module")
+def before(finished, folder) -> dict[str, str]:
+    return upstream(folder)
 
 
 @pytest.fixture(scope="module")
-def start(cluster, finished, folder) -> Iterator:
+def start(cluster, before, folder) -> Callable:
     """Start a longer run of five seeds, of which only PPO is left to do; nothing is tried twice."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (run,) = config["runs"].values()
@@ -41,7 +60,8 @@ def start(cluster, finished, folder) -> Iterator:
     config["runs"] = {"faulty": run | {"seeds": list(SEEDS.values())}}
     write_config(folder / "faulty.yaml", config)
 
-    def begin(memory: str) -> tuple[Run, dict[str, str]]:
+    def begin(memory: str = "8000") -> tuple[Run, dict[str, str]]:
+        """The Snakemake at work, and the Slurm job of every run that is not finished."""
         profile = edited_profile(folder / "faulty", {"train_ppo": memory}, account="", gpus=1)
         run = Run(cluster, folder, profile, ["--configfile", "faulty.yaml"]).start("--retries", "0", *TARGETS)
         left = {fault: seed for fault, seed in SEEDS.items() if not (folder / TARGETS[seed]).exists()}
@@ -49,32 +69,35 @@ def start(cluster, finished, folder) -> Iterator:
         wait_for(lambda: set(names.values()) <= set(run.jobs()), "the jobs", run=run)
         return run, {fault: run.jobs()[name] for fault, name in names.items()}
 
-    before = upstream(folder)
-    yield begin
-    assert upstream(folder) == before, "a finished stage was repeated"
+    return begin
 
 
 @pytest.fixture(scope="module")
-def broken(cluster, folder, start) -> tuple[Run, dict[str, str]]:
+def hold(cluster, folder) -> Callable:
+    """Stop the processes of runs as soon as each has a checkpoint, so that none is over before all are there."""
+
+    def stop_all(run: Run, jobs: dict[str, str]) -> None:
+        waiting = set(jobs)
+
+        def stopped() -> bool:
+            for fault in [fault for fault in waiting if checkpoint(folder, fault)]:
+                if cluster.signal(jobs[fault], SCRIPT, signal.SIGSTOP):
+                    waiting.remove(fault)
+            return not waiting
+
+        wait_for(stopped, "a checkpoint of every run", run=run)
+
+    return stop_all
+
+
+@pytest.fixture(scope="module")
+def broken(cluster, start, hold) -> tuple[Run, dict[str, str]]:
     """Every run hit by its fault, the controller restarted meanwhile."""
     run, jobs = start(f"400 if wildcards.get('seed') == '{SEEDS['memory']}' else 8000")
-    waiting = set(STRUCK)
-
-    def stopped_with_a_checkpoint(fault: str) -> bool:
-        """Held where it is, so that none is over before all are hit."""
-        if not list((folder / f"results/runs/faulty/seed{SEEDS[fault]}/checkpoints").glob("step-*/hashes.json")):
-            return False
-        cluster.signal(jobs[fault], SCRIPT, signal.SIGSTOP)
-        return True
-
-    def all_stopped() -> bool:
-        waiting.difference_update([fault for fault in waiting if stopped_with_a_checkpoint(fault)])
-        return not waiting
-
-    wait_for(all_stopped, "a first checkpoint of every run", run=run)
+    hold(run, {fault: jobs[fault] for fault in STRUCK})
     old = {fault: cluster.processes(jobs[fault], SCRIPT) for fault in STRUCK}
-    node = cluster.node_of(jobs["node"])
-    lost = [fault for fault in STRUCK if cluster.node_of(jobs[fault]) == node]
+    node = cluster.facts(jobs["node"])["NodeList"]
+    lost = [fault for fault in STRUCK if cluster.facts(jobs[fault])["NodeList"] == node]
     cluster.fail_node(node)  # Slurm starts its jobs again
 
     def back(fault: str) -> bool:
@@ -83,8 +106,8 @@ def broken(cluster, folder, start) -> tuple[Run, dict[str, str]]:
 
     for fault in lost:
         wait_for(lambda fault=fault: back(fault), f"{fault} to be back", run=run)
-    cluster.signal(jobs["fails"], SCRIPT, signal.SIGKILL)
-    cluster.signal(jobs["hangs"], SCRIPT, signal.SIGSTOP)
+    assert cluster.signal(jobs["fails"], SCRIPT, signal.SIGKILL)
+    assert cluster.signal(jobs["hangs"], SCRIPT, signal.SIGSTOP)
     cluster.run("scontrol", "update", f"JobId={jobs['hangs']}", "TimeLimit=1")
     cluster.run("scancel", jobs["cancelled"])
     cluster.restart_controller(outage=5)
@@ -115,36 +138,58 @@ def test_error_names_rule_job_reason_and_log(broken, fault, state, reason):
 def test_slurm_itself_restarts_the_job_of_a_dead_node(broken, folder):
     run, jobs = broken
     assert f"external_jobid: {jobs['node']}\n" not in run.text
-    assert (folder / TARGETS[SEEDS["node"]]).exists() and went_on(folder, "node")
+    assert (folder / TARGETS[SEEDS["node"]]).exists() and went_on_after(folder, "node") >= 10
 
 
 @pytest.fixture(scope="module")
-def recovered(broken, cluster, folder, start) -> Run:
-    """The same command with a node drained; Snakemake killed while its jobs are at work; and once more."""
+def killed(broken, cluster, start, hold) -> dict[str, str]:
+    """The same command with a node drained, and Snakemake killed at work: the jobs that it leaves."""
     cluster.run("scontrol", "update", "NodeName=gpu1", "State=DRAIN", "Reason=test")
-    run, orphans = start("8000")
-    assert set(orphans) == {"fails", "hangs", "memory", "cancelled"}
-    for fault, job in orphans.items():
-        wait_for(lambda job=job: cluster.processes(job, SCRIPT), f"{fault} to be at work", run=run)
-        cluster.signal(job, SCRIPT, signal.SIGSTOP)
-    assert {cluster.node_of(job) for job in orphans.values()} == {"gpu2"}, "a drained node got a job"
-    assert run.process
+    run, jobs = start()
+    hold(run, jobs)
     run.process.kill()
     run.process.wait()
-    again, jobs = start("8000")
-    assert {cluster.states()[job] for job in orphans.values()} == {"CANCELLED"}
-    assert not set(jobs.values()) & set(orphans.values())
-    assert again.finish() == 0, again.text
+    return jobs
+
+
+def test_finished_runs_are_not_repeated(killed):
+    assert set(killed) == {"fails", "hangs", "memory", "cancelled"}
+
+
+def test_a_drained_node_gets_no_job(killed, cluster):
+    assert {cluster.facts(job)["NodeList"] for job in killed.values()} == {"gpu2"}
+
+
+@pytest.fixture(scope="module")
+def recovered(killed, cluster, start) -> dict[str, str]:
+    """The same command once more, the node where all its jobs run drained under them; these jobs."""
+    run, jobs = start()
+    wait_for(lambda: {cluster.states()[job] for job in jobs.values()} == {"RUNNING"}, "the jobs to run", run=run)
+    cluster.run("scontrol", "update", "NodeName=gpu2", "State=DRAIN", "Reason=test")
     cluster.run("scontrol", "update", "NodeName=gpu1", "State=RESUME")
-    return again
+    assert cluster.run("sinfo", "--noheader", "--nodes", "gpu2", "--format", "%t").split()[0] == "drng"
+    assert run.finish() == 0, run.text
+    cluster.run("scontrol", "update", "NodeName=gpu2", "State=RESUME")
+    return jobs
 
 
-def test_starting_again_finishes_every_run_without_a_gap(recovered, folder):
-    for seed in SEEDS.values():
-        rows = (folder / f"results/runs/faulty/seed{seed}/metrics.jsonl").read_text().splitlines()
-        assert [json.loads(row)["step"] for row in rows] == list(range(1, STEPS + 1)), f"seed {seed}"
+def test_jobs_of_a_killed_snakemake_are_ended_before_the_next_ones_start(killed, recovered, cluster):
+    old, new = ([cluster.facts(job) for job in jobs.values()] for jobs in (killed, recovered))
+    assert {job["JobState"] for job in old} == {"CANCELLED"}
+    assert max(job["EndTime"] for job in old) <= min(job["SubmitTime"] for job in new)
 
 
-@pytest.mark.parametrize("fault", STRUCK)
-def test_ppo_went_on_from_its_checkpoint(recovered, folder, fault):
-    assert went_on(folder, fault)
+def test_jobs_on_a_drained_node_end_in_peace(recovered, cluster):
+    facts = [cluster.facts(job) for job in recovered.values()]
+    assert {(job["NodeList"], job["JobState"], job["Restarts"]) for job in facts} == {("gpu2", "COMPLETED", "0")}
+
+
+@pytest.mark.parametrize("fault", SEEDS)
+def test_ppo_goes_on_from_its_checkpoint_to_the_end_without_a_gap(recovered, folder, fault):
+    assert went_on_after(folder, fault) >= 10
+    rows = (folder / f"results/runs/faulty/seed{SEEDS[fault]}/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+def test_no_finished_stage_is_repeated(recovered, before, folder):
+    assert upstream(folder) == before

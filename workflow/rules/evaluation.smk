@@ -156,6 +156,7 @@ rule without_rl:
         manifest="<results>/evaluations/without_rl/{run}.manifest.json",
     log:
         "<logs>/evaluations/without_rl/{run}.log",
+    localrule: True
     conda:
         "../../envs/base.yaml"
     params:

@@ -115,6 +115,7 @@ rule compare:
         cards=of_trainings("<results>/runs/{run}/seed{seed}/README.md"),
     log:
         "<logs>/summary/compare.log",
+    localrule: True
     conda:
         "../../envs/base.yaml"
     params:
