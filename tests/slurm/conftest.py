@@ -35,8 +35,10 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """The environment in which Slurm's commands speak to it, and Snakemake is found."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         programs = f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")} | {"PATH": programs}
+        # the nodes share a few real cores: more threads than jobs would only wait, and waiting threads are busy
+        return kept | {"PATH": programs, "OMP_THREAD_LIMIT": "1"}
 
     def run(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout.strip()

@@ -21,7 +21,7 @@ from .conftest import SLOW, Run, edited_profile, wait_for
 pytestmark = SLOW
 
 SCRIPT = "train_ppo.py"
-STEPS = 200  # many times what a run does between its first checkpoint and the fault
+STEPS, CHECKPOINT = 60, 5  # many more than a run does between its first checkpoint and being stopped
 SEEDS = {"fails": 0, "hangs": 1, "memory": 2, "cancelled": 3, "node": 4}  # what happens to the run of each seed
 STRUCK = ("fails", "hangs", "cancelled", "node")  # at work; too little memory ends a run before it starts
 TARGETS = [f"results/runs/faulty/seed{seed}/manifest.json" for seed in SEEDS.values()]
@@ -56,7 +56,7 @@ def start(cluster, before, folder) -> Callable:
     """Start a longer run of five seeds, of which only PPO is left to do; nothing is tried twice."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (run,) = config["runs"].values()
-    run["ppo"] |= {"steps": STEPS, "checkpoint_every": 10, "evaluate_every": 100}
+    run["ppo"] |= {"steps": STEPS, "checkpoint_every": CHECKPOINT, "evaluate_every": STEPS}
     config["runs"] = {"faulty": run | {"seeds": list(SEEDS.values())}}
     write_config(folder / "faulty.yaml", config)
 
@@ -138,7 +138,7 @@ def test_error_names_rule_job_reason_and_log(broken, fault, state, reason):
 def test_slurm_itself_restarts_the_job_of_a_dead_node(broken, folder):
     run, jobs = broken
     assert f"external_jobid: {jobs['node']}\n" not in run.text
-    assert (folder / TARGETS[SEEDS["node"]]).exists() and went_on_after(folder, "node") >= 10
+    assert (folder / TARGETS[SEEDS["node"]]).exists() and went_on_after(folder, "node") >= CHECKPOINT
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_jobs_on_a_drained_node_end_in_peace(recovered, cluster):
 
 @pytest.mark.parametrize("fault", SEEDS)
 def test_ppo_goes_on_from_its_checkpoint_to_the_end_without_a_gap(recovered, folder, fault):
-    assert went_on_after(folder, fault) >= 10
+    assert went_on_after(folder, fault) >= CHECKPOINT
     rows = (folder / f"results/runs/faulty/seed{SEEDS[fault]}/metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == list(range(1, STEPS + 1))
 
