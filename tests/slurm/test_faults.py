@@ -1,6 +1,7 @@
 """PPO hit by every fault that Slurm knows, all in one run; then the same command again, and once more.
 
-One scenario in three acts, each a fixture: `broken`, `killed`, `recovered`. The tests look at what each left behind.
+One scenario in four acts, each a fixture: `interrupted`, `broken`, `killed`, `recovered`. The tests look at what each
+left behind.
 """
 
 import json
@@ -91,7 +92,21 @@ def hold(cluster, folder) -> Callable:
 
 
 @pytest.fixture(scope="module")
-def broken(cluster, start, hold) -> tuple[Run, dict[str, str]]:
+def interrupted(cluster, start) -> dict[str, str]:
+    """Ctrl-C as soon as all jobs run; the jobs."""
+    run, jobs = start()
+    wait_for(lambda: {cluster.states()[job] for job in jobs.values()} == {"RUNNING"}, "the jobs to run", run=run)
+    run.process.send_signal(signal.SIGINT)
+    assert run.finish() == 1, run.text
+    return jobs
+
+
+def test_ctrl_c_cancels_the_jobs(interrupted, cluster):
+    wait_for(lambda: {cluster.states()[job] for job in interrupted.values()} == {"CANCELLED"}, "the jobs to be gone")
+
+
+@pytest.fixture(scope="module")
+def broken(interrupted, cluster, start, hold) -> tuple[Run, dict[str, str]]:
     """Every run hit by its fault, the controller restarted meanwhile."""
     run, jobs = start(f"400 if wildcards.get('seed') == '{SEEDS['memory']}' else 8000")
     hold(run, {fault: jobs[fault] for fault in STRUCK})
