@@ -34,6 +34,7 @@ def test_two_nodes_make_the_run_that_two_processes_of_one_make(finished, cluster
     asked = yaml.safe_load(documented("yaml", "set-resources:\n  train_ppo:"))["set-resources"]["train_ppo"]
     profile["set-resources"]["train_ppo"] |= asked | {"gpu": 2, "processes": 2}
     profile["set-threads"]["train_ppo"] = 1
+    (tmp_path / "profile").mkdir()
     write_config(tmp_path / "profile" / "profile.v9+.yaml", profile)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["runs"] = {"nodes": config["runs"]["quickstart"]}

@@ -19,7 +19,7 @@ def test_ppo_ran_as_two_processes_of_one_job_with_two_gpus(finished, folder):
     job = finished.jobs()["rule_train_ppo/quickstart_0"]
     facts = finished.cluster.facts(job)
     assert (facts["Partition"], facts["NumTasks"], facts["TresPerJob"]) == ("gpu", "1", "gres:gpu:2")
-    (manifest,) = (folder / "results" / "runs").glob("*/seed0/manifest.json")
+    manifest = folder / "results/runs/quickstart/seed0/manifest.json"
     assert json.loads(manifest.read_text())["facts"]["processes"] == 2
 
 
