@@ -1,5 +1,6 @@
 """Every conda environment is really made from its pins, and every rule really runs in its own."""
 
+import ast
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from workspace import ROOT, make_workspace
+
+from elkflow.provenance import imports
 
 NAMES = ["base", "train", "evaluate"]
 
@@ -38,6 +41,31 @@ def test_uv_resolves_environment_to_the_very_same_pins(name, tmp_path):
     resolved = {line.split("+")[0].split(" ;")[0] for line in done.stdout.splitlines() if "==" in line}
     assert set(pins(name)) <= resolved
     assert all(line.startswith(("nvidia-", "cuda-", "triton")) for line in resolved - set(pins(name)))
+
+
+def rules() -> dict[str, str]:
+    """Script of each rule that has one, and the environment that the rule names."""
+    found = {}
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for block in re.split(r"^(?:check)?rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            script = re.search(r'script_path\("(\w+)"\)', block)
+            if script:
+                environment = re.search(r"envs/(\w+)\.yaml", block)
+                assert environment, f"a rule without conda environment: {block.splitlines()[0]}"
+                found[script[1]] = environment[1]
+    return found
+
+
+@pytest.mark.parametrize(("script", "name"), rules().items())
+def test_environment_of_a_rule_holds_what_its_script_imports(script, name):
+    held = {canonicalize_name(Requirement(pin).name) for pin in pins(name)}
+    distributions = metadata.packages_distributions()
+    for file in [ROOT / f"workflow/scripts/{script}.py", *map(Path, imports(script))]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"elkflow"}:
+                assert held & {canonicalize_name(found) for found in distributions[module]}, f"{file}: {module}"
 
 
 @pytest.fixture(scope="session")
@@ -96,19 +124,6 @@ def test_every_environment_holds_its_pins(environments):
         }
         for pin in map(Requirement, pins(name)):
             assert pin.specifier.contains(found[canonicalize_name(pin.name)]), f"{pin} in {name}"
-
-
-def rules() -> dict[str, str]:
-    """Script of each rule that has one, and the environment that the rule names."""
-    found = {}
-    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
-        for block in re.split(r"^(?:check)?rule ", file.read_text(), flags=re.MULTILINE)[1:]:
-            script = re.search(r'script_path\("(\w+)"\)', block)
-            if script:
-                environment = re.search(r"envs/(\w+)\.yaml", block)
-                assert environment, f"a rule without conda environment: {block.splitlines()[0]}"
-                found[script[1]] = environment[1]
-    return found
 
 
 def test_every_rule_ran_in_its_own_environment(environments, snakemake, folder):

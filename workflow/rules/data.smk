@@ -66,7 +66,7 @@ rule render_prompts:
     wildcard_constraints:
         dataset=PLAIN,
     conda:
-        "../../envs/base.yaml"
+        "../../envs/train.yaml"
     params:
         settings=lambda wildcards: CONFIG.datasets[wildcards.dataset]
         .rendering(wildcards.wording)
