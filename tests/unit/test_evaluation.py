@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from launching import launched
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from peft import LoraConfig, get_peft_model
@@ -366,37 +367,68 @@ def test_a_damaged_model_is_named_before_it_is_loaded(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_base_and_adapter_answer_as_the_merged_model_does(checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def tuned(checkpoint, tmp_path_factory):
+    """An adapter that says something else than the base model, and the two merged."""
+    folder = tmp_path_factory.mktemp("tuned")
     torch.manual_seed(0)
-    tuned = get_peft_model(
+    model = get_peft_model(
         load_model(checkpoint, dtype="float32"), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
     )
-    for name, parameter in tuned.named_parameters():
+    for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.5)
-    tuned.save_pretrained(tmp_path / "adapter")
-    tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
-    load_tokenizer(checkpoint).save_pretrained(tmp_path / "merged")
-    settings = EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])})
-    fp32 = ModelSettings(path="x", dtype="float32")
+            torch.nn.init.normal_(parameter, std=3.0)
+    model.save_pretrained(folder / "adapter")
+    model.merge_and_unload().save_pretrained(folder / "merged")
+    load_tokenizer(checkpoint).save_pretrained(folder / "merged")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "rounding"),
+    [({"dtype": "float32"}, 1e-4), ({"dtype": "bfloat16"}, 0.1), ({"quantization": "8bit"}, 0.2)],
+    ids=lambda value: str(value),
+)
+def test_base_adapter_and_merged_model_in_every_precision(checkpoint, tuned, precision, rounding):
+    settings = EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}, **precision)
     found = []
-    for folder, adapter in ((checkpoint, tmp_path / "adapter"), (tmp_path / "merged", None), (checkpoint, None)):
-        model = evaluation.load_subject(folder, fp32, settings, adapter=adapter)
-        assert model._loglikelihood_tokens(requests_for(model, MIXED[:1]))
+    for folder, adapter in ((checkpoint, None), (checkpoint, tuned / "adapter"), (tuned / "merged", None)):
+        model = evaluation.load_subject(folder, ModelSettings(path="x", dtype="float32"), settings, adapter=adapter)
+        assert bool(getattr(model.model, "is_loaded_in_8bit", False)) is ("quantization" in precision)
+        assert "dtype" not in precision or str(model.model.dtype) == f"torch.{precision['dtype']}"
+        exact = {answer: by_hand(tuned / "merged" if found else checkpoint, *answer) for answer in MIXED[:6]}
+        scored = model._loglikelihood_tokens([((c, a), *tokens(model, c, a)) for c, a in exact])
         assert model._shared
-        found.append([score for score, _ in model._loglikelihood_tokens(requests_for(model, MIXED))])
-    assert found[0] == pytest.approx(found[1], abs=1e-4)
-    assert found[0] != pytest.approx(found[2], abs=1e-2)
+        found.append([score for score, _ in scored])
+        assert found[-1] == pytest.approx(list(exact.values()), abs=rounding)
+    base, adapter, merged = found
+    assert adapter == pytest.approx(merged, abs=rounding) and base != pytest.approx(merged, abs=2 * rounding)
 
 
-def test_eight_bits_answer_nearly_as_thirty_two(checkpoint):
-    found = []
-    for quantization in (None, "8bit"):
-        settings = EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}, quantization=quantization)
-        model = evaluation.load_subject(checkpoint, ModelSettings(path="x", dtype="float32"), settings)
-        found.append([score for score, _ in model._loglikelihood_tokens(requests_for(model, MIXED))])
-    assert found[0] == pytest.approx(found[1], abs=0.2)
-    assert found[0] != found[1]
+def tokens(model, prompt, answer):
+    return encode_prompt(model.tokenizer, prompt), encode_answer(model.tokenizer, answer)
+
+
+def test_two_processes_give_the_same_results_and_samples(checkpoint, tmp_path):
+    """Shares of unequal size, choices and whole texts, and a suite of each."""
+    suites = {"target": SuiteSettings(wordings=["first", "second"], limit=23), "control": SuiteSettings(tasks=CONTROL)}
+    settings = EvaluationSettings(suites=suites)
+    for processes in (1, 2):
+        launched(processes, script.__file__, *command(checkpoint, tmp_path / f"of{processes}", settings))
+    one, two = tmp_path / "of1", tmp_path / "of2"
+    kept = [len(list((folder / "answers").rglob("*.json"))) for folder in (one, two)]
+    assert kept[1] == 2 * kept[0] > 0  # each process kept the scores of its own share
+    for suite in suites:
+        tables = [read_table(folder / f"out/{suite}/samples.parquet").to_pandas() for folder in (one, two)]
+        columns = ["task", "part", "doc_id", "id", "label", "prediction", "correct", "weight"]
+        pd.testing.assert_frame_equal(*(table[columns] for table in tables))
+        for scores in zip(*(table["scores"] for table in tables), strict=True):
+            assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+        first, second = (read_json(folder / f"out/{suite}/results.json") for folder in (one, two))
+        assert list(first) == list(second)
+        for task in first:
+            assert second[task] == pytest.approx(first[task], abs=1e-6), task
+        check(two / f"out/{suite}/manifest.json")
 
 
 def test_task_files_are_where_the_workflow_looks_for_them():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import launched
 from safetensors.torch import load_file
 from tiny import save_tiny_model, tiny_llama, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -243,19 +244,7 @@ for tokens, name in ((16, "many"), (10000, "one")):  # many batches; one, so tha
 def test_two_processes_fill_one_file_with_the_same_states(tmp_path):
     save_tiny_model(tmp_path, layers=2)
     (tmp_path / "shard.py").write_text(SHARD)
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow" / "scripts"), "OMP_NUM_THREADS": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes=2",
-        "--num_machines=1",
-    ]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    done = subprocess.run([*launch, tmp_path / "shard.py", tmp_path], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    launched(2, tmp_path / "shard.py", tmp_path, PYTHONPATH=str(ROOT / "workflow" / "scripts"))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["many", "one"]
     tokenizer = load_tokenizer(tmp_path)
     questions = tokenise(tokenizer, "decoder", [PROMPTS[i % 4] for i in range(20)], [["No", "Yes"]] * 20)

@@ -4,8 +4,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 import train_ppo
 from forking import started
+from launching import launched
 from safetensors.torch import load_file
 from test_trainer import questions
 from tiny import save_tiny_model
@@ -91,14 +90,8 @@ def test_sigterm_saves_and_asks_to_be_tried_again(files):
 @pytest.mark.parametrize("amounts", [{"minibatch_size": 4}, {"max_new_tokens": 2, "accumulation": 2}], ids=str)
 def test_two_processes_make_the_same_update(files, amounts):
     setting = amounts | {"max_gradient_norm": None, "keep": "last", "steps": 2}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--main_process_port", "0", "--num_processes"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    for processes, how in (("1", "--cpu"), ("2", "--multi_gpu")):
-        argv = arguments(files, setting, name=f"of{processes}")
-        command = [*launch, processes, how, str(SCRIPT), *argv]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
+    for processes in (1, 2):
+        launched(processes, SCRIPT, *arguments(files, setting, name=f"of{processes}"))
     a, b = (load_file(files / f"of{n}" / "adapter" / "adapter_model.safetensors") for n in (1, 2))
     assert any(value.abs().max() > 1e-4 for key, value in a.items() if "lora_B" in key)
     for key in a:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, gather
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
@@ -59,10 +59,10 @@ class HarnessModel(HFLM):
             max_batch_size=64,
             softmax_dtype="float32",
         )
-        state = PartialState(cpu=self.device.type == "cpu")
-        if state.num_processes > 1:
-            self.accelerator = state
-            self._rank, self._world_size = state.process_index, state.num_processes
+        accelerator = Accelerator(cpu=self.device.type == "cpu")
+        if accelerator.num_processes > 1:  # the parent looks for others only where it loads the model itself
+            self.accelerator = accelerator
+            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         self._shared: bool | None = None  # whether the architecture takes prefix trees; asked on the first questions
         self._chosen: BatchSize | None = None
         self._answers = answers
