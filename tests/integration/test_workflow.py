@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import yaml
@@ -27,10 +27,36 @@ def test_every_stage_left_its_files(finished):
     assert {"probe", "method", "layer", "auroc", "auroc_low", "auroc_high", "accuracy"} <= set(verdict["probes"][0])
 
 
+def processor_seconds():
+    """What ended children have used, which unlike a clock does not count their waiting for others."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def test_running_again_does_nothing_and_is_quick(finished):
-    start = time.monotonic()
+    start = processor_seconds()
     assert "Nothing to be done" in snakemake(finished, "--cores", "2").stdout
-    assert time.monotonic() - start < 20
+    assert processor_seconds() - start < 6
+
+
+def test_a_thousand_runs_are_planned_within_a_minute(finished, tmp_path):
+    """10 learning rates by 10 KL coefficients by 10 clips: 4,000 jobs beside those that are done."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    (run,) = config["runs"].values()
+    run["ppo"] |= {"learning_rate": [1e-4 * (10 + i) for i in range(10)], "clip": [0.1 + 0.02 * i for i in range(10)]}
+    run["ppo"]["kl"] = {"coefficient": [0.02 * i for i in range(10)]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    start = processor_seconds()
+    told = snakemake(finished, "--dry-run", "--quiet", "rules", "--configfile", str(tmp_path / "config.yaml")).stdout
+    assert processor_seconds() - start < 30
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", told, re.MULTILINE))
+    assert {counts[rule] for rule in ("train_ppo", "merge_lora", "evaluate_tuned", "without_rl")} == {"1000"}
+    assert not {"split_dataset", "train_probe", "evaluate_base"} & set(counts)
+
+
+def test_a_run_that_the_config_does_not_have_is_told(finished):
+    asked = snakemake(finished, "--dry-run", "results/runs/other/seed0/adapter", check=False)
+    assert asked.returncode and "runs/other: the config has no 'other', only quickstart" in asked.stdout
 
 
 def test_touching_files_reruns_nothing(finished):
@@ -68,6 +94,14 @@ def test_an_evaluation_setting_leaves_ppo_alone(changed):
     plan = changed(edit)
     assert {"evaluate_base", "evaluate_tuned", "compare"} <= plan
     assert not plan & {"train_ppo", "merge_lora", "train_probe"}
+
+
+def test_the_order_of_suites_decides_the_report_only(changed):
+    def edit(config):
+        suites = config["evaluation"]["suites"]
+        config["evaluation"]["suites"] = dict(reversed(suites.items()))
+
+    assert changed(edit) == {"compare"}
 
 
 def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):
@@ -126,6 +160,17 @@ def test_the_finished_reward_model_answers_as_the_readme_shows(finished):
         [sys.executable, "-c", snippet], cwd=finished, env=environment, capture_output=True, text=True, check=True
     )
     assert re.fullmatch(r"tensor\(\[[01]?\.\d*\]\)", done.stdout.strip())
+
+
+def test_every_score_leads_back_to_the_data_and_every_number_comes_out_again(finished):
+    for script, told in (("verify", "every link holds"), ("recompute", "come out again")):
+        done = subprocess.run(
+            [sys.executable, Path(__file__).parents[2] / "workflow" / "scripts" / f"{script}.py"],
+            cwd=finished,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and told in done.stdout, done.stdout + done.stderr
 
 
 def test_a_report_is_written(finished):

@@ -44,7 +44,8 @@ wildcard_constraints:
     model="|".join(CONFIG.names("models")),
     dataset="|".join(CONFIG.names("datasets")),
     probe="|".join(CONFIG.names("probes")),
-    run="|".join(CONFIG.names("runs")),
+    # not the names of the runs: Snakemake carries a constraint's text through every path, and a sweep has a thousand
+    run="[^/]+",
     suite="|".join(CONFIG.names("evaluation/suites")),
     split="train|ppo|val",
     seed=r"\d+",

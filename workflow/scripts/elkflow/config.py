@@ -116,10 +116,19 @@ class Config(Settings):
         return [re.escape(name) for name in self.section(kind)]
 
     def section(self, path: str) -> Any:
-        """The settings at `path`, e.g. `runs/quickstart/ppo`."""
+        """The settings at `path`, e.g. `runs/quickstart/ppo`.
+
+        Raises:
+            UserError: the config has nothing of that name.
+        """
         found: Any = self
         for part in path.split("/"):
-            found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+            if isinstance(found, Mapping):
+                if part not in found:
+                    raise UserError(f"{path}: the config has no {part!r}, only {', '.join(list(found)[:20])}")
+                found = found[part]
+            else:
+                found = getattr(found, part)
         return found
 
 
