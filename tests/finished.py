@@ -90,7 +90,9 @@ def write_results(results: Path) -> None:
     write_probe(results / "probes/p", [prompts, model])
     rewards = [[0.9, 0.1] if i % 2 == 0 else [0.2, 0.8] for i in range(QUESTIONS)]
     rewards[:6] = [pair[::-1] for pair in rewards[:6]]
-    write_table(pd.DataFrame({"id": ids, "rewards": rewards}), results / "rewards/p/d/val.parquet")
+    write_table(
+        pd.DataFrame({"id": ids, "rewards": rewards, "label": rows["label"]}), results / "rewards/p/d/val.parquet"
+    )
     made(
         results / "rewards/p/d",
         "val.parquet",

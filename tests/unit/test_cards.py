@@ -24,7 +24,7 @@ def test_the_card_tells_this_run_and_no_other(results, verdict):
     for text in (first, second):
         for heading in ("## Results", "## Probe", "## Training", "## Data", "## Limits", "## Provenance"):
             assert heading in text
-        assert "errs on 7.0 % of held-out questions" in text and "**Outcome: honest**" in text
+        assert "errs on 10.0 % of held-out questions" in text and "**Outcome: honest**" in text
         assert "| val | 60 | 30 | No: 30, Yes: 30 |" in text
 
 

@@ -68,9 +68,13 @@ def test_swept_numbers_are_read_from_the_names():
 
 def test_sweeps_show_every_training_and_its_outcome():
     rows = sweep_rows()
-    assert {row["outcome"] for row in drawn(plots.sweep(rows))} == set(rows["outcome"])
-    shown = drawn(plots.outcomes(digest.sweep_axes(rows)["coefficient"], "coefficient"))
+    axes = digest.sweep_axes(rows)
+    assert {row["outcome"] for row in drawn(plots.gains(rows))} == set(rows["outcome"])
+    shown = drawn(plots.outcomes(axes["coefficient"], "coefficient"))
     assert len(shown) == 8 and {row["value"] for row in shown} == {0.0, 0.02, 0.1, 1.0}
+    read = axes["coefficient"].assign(frozen_auroc=[0.9, 0.6, 0.9, 0.9], fresh_auroc=0.95)
+    assert len(plots.outcomes(read, "coefficient").hconcat) == 2
+    assert len(plots.sweep(rows, {"coefficient": read}).vconcat) == 2
 
 
 def test_every_outcome_has_a_colour():
@@ -87,7 +91,7 @@ def test_pages_need_no_network_and_break_on_no_text(tmp_path):
     page = Page("<b>&")
     page.text("</script><script>alert(1)</script>")
     page.table([{"a": "1 < 2", "b": "</td>"}])
-    page.chart(plots.sweep(sweep_rows().assign(run="</script>")))
+    page.chart(plots.gains(sweep_rows().assign(run="</script>")))
     page.save(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "alert(1)</script>" not in text and "1 &lt; 2" in text and "&lt;b&gt;&amp;" in text
@@ -147,7 +151,7 @@ def test_numbers_of_many_trainings_become_one_plot(verdict):
     ]
     page = overview.overview(verdict | {"trainings": many, "evaluations": rows})
     assert sum(block["kind"] == "numbers" for block in page.blocks) == overview.MANY
-    assert sum(block["kind"] == "chart" for block in page.blocks) == 2  # every training, and along the rank
+    assert sum(block["kind"] == "chart" for block in page.blocks) == 1  # every training, and along the rank
     assert len(next(b for b in page.blocks if b["kind"] == "table")["rows"]) == 20
     assert not np.isnan([row["difference"] for row in rows]).any()
 

@@ -22,6 +22,11 @@ SOME_PROBES = {
     )
     if wanted
 }
+SWEEP = (
+    {"sweep": figure("sweep", category="0 Verdict", title="Figure: every training")}
+    if len(PLAN.trainings()) > 1
+    else {}
+)
 
 
 rule compare:
@@ -80,6 +85,7 @@ rule compare:
         code=imports("compare"),
     output:
         **SOME_PROBES,
+        **SWEEP,
         verdict=ensure("<results>/summary/verdict.json", non_empty=True),
         overview=page("overview", category="0 Verdict", title="The verdict"),
         probe=page("probe", category="1 Probe", title="All about the probe"),

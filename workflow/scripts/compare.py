@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, table in (("comparison", comparison), ("probes", tables.flat_probes(verdict["probes"]))):
         with atomic(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
+    trainings = pd.DataFrame(digest.training_rows(verdict))
     steps = read_steps(plan, arguments.results)
     probe_charts = probe_plots.charts(read_probe_tables(plan, arguments.results), digest.chosen_layers(verdict))
     without_rl = read_without_rl(plan, arguments.results)
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             ("before_after", plots.before_after(comparison)),
             ("training", plots.training(steps)),
             *probe_charts.items(),
+            *([("sweep", plots.sweep(trainings, digest.sweep_axes(trainings)))] if len(trainings) > 1 else []),
         ):
             plots.save(chart, out / f"{name}.png")
         entries = {name: read_json(path) for name, path in found.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elkflow.cli import parse, run
 from elkflow.files import read_json
-from elkflow.tables import verdict_text
+from elkflow.findings import verdict_text
 
 
 @dataclass(frozen=True)

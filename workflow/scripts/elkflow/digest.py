@@ -24,6 +24,21 @@ def auroc(probe: dict[str, Any]) -> str:
     return f"{probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
 
 
+def elsewhere(training: dict[str, Any], probe: dict[str, Any]) -> str:
+    """` on cue`, where a probe's own figures are about other questions than the policy was asked; else nothing."""
+    return "" if probe["dataset"] == training["dataset"] else f" on {probe['dataset']}"
+
+
+def knows(training: dict[str, Any], probe: dict[str, Any]) -> str:
+    """What `probe_accuracy` is the accuracy of: a probe of other questions may know something else than the truth."""
+    return "what the probe holds true" if elsewhere(training, probe) else "what the model knows"
+
+
+def probe_accuracy(training: dict[str, Any]) -> str:
+    """How often the reward prefers the right answer to the questions that the policy is evaluated on."""
+    return "" if training["probe_accuracy"] is None else number(training["probe_accuracy"], "acc")
+
+
 def share(figures: dict[str, Any], name: str) -> str:
     """`81.2 % [78.0, 84.1]`, or nothing where it was not measured."""
     if name not in figures:
@@ -44,6 +59,7 @@ def headline_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
     for training in verdict["trainings"]:
         own = rows_of(verdict["evaluations"], training)
         whom = training["agreement"].get(training["wording"])
+        probe = probes[training["probe"]]
         rows.append(
             {"run": training["run"], "seed": str(training["seed"])}
             | {f"gain, {row['task']}": points(row) for row in own if row["kind"] == "training"}
@@ -57,9 +73,10 @@ def headline_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
                 for row in rows_of(verdict["averages"], training)
             }
             | {
-                "probe AUROC": f"{probes[training['probe']]['auroc']:.3f}",
-                "agrees with the probe": f"{whom['tuned_probe']:.1%}" if whom else "",
-                "agrees with the truth": f"{whom['tuned_truth']:.1%}" if whom else "",
+                "probe AUROC": f"{probe['auroc']:.3f}{elsewhere(training, probe)}",
+                "probe's accuracy": probe_accuracy(training),
+                "agrees with the probe": number(whom["tuned_probe"], "acc") if whom else "",
+                "agrees with the truth": number(whom["tuned_truth"], "acc") if whom else "",
                 "outcome": training["outcome"] or "",
             }
         )
@@ -97,6 +114,8 @@ def training_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
                 }
         if whom := training["agreement"].get(training["wording"]):
             row |= {f"agrees_{name}": whom[f"tuned_{name}"] for name in ("probe", "truth")}
+        for name in set(training["probes_after"] or {}) & {"frozen", "fresh"}:
+            row[f"{name}_auroc"] = training["probes_after"][name]["auroc"]
         rows.append(row)
     return rows
 
@@ -122,7 +141,7 @@ def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
         if ceiling := training["gold_ceiling"]:
             value, low, high = (f"{100 * ceiling[name]:.1f}" for name in ("value", "low", "high"))
             row["rewards prefer the right answer (ppo rows) [95 %]"] = f"{value} % [{low}, {high}]"
-        for name, shown in (("reward", "reward"), ("gold", "gold accuracy")):
+        for name, shown in (("reward", "reward"), ("gold", "gold accuracy of allowed answers")):
             change = training[f"{name}_trend"]
             ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
             row[f"{shown}, change over training [95 %]"] = f"{change['change']:+.3f}{ends}"
@@ -139,7 +158,7 @@ def agreement_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
             if whom is None:
                 continue
             rows.append(
-                {"run": training["run"], "seed": str(training["seed"]), "wording": wording}
+                {"asked": f"{training['run']}, seed {training['seed']}, {wording}"}
                 | {
                     f"{model} agrees with the {judge}": share(whom, f"{model}_{judge}")
                     for judge in ("probe", "truth")

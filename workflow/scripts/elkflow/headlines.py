@@ -123,8 +123,12 @@ def _holm(p_values: list[float]) -> list[float]:
 def _agreement(results: Path, training: dict[str, Any], verdict: dict[str, Any]) -> Iterator[tuple]:
     """How often base and tuned model give the answer the probe rewards most, and how often the true one."""
     path = results / "rewards" / training["probe"] / training["dataset"] / "val.parquet"
-    rewards = pd.read_parquet(path, columns=["id", "rewards"]).astype({"id": str}).set_index("id")["rewards"]
-    favourite = rewards.map(lambda values: int(np.argmax(values)))
+    rewards = pd.read_parquet(path, columns=["id", "rewards", "label"]).astype({"id": str}).set_index("id")
+    favourite = rewards["rewards"].map(lambda values: int(np.argmax(values)))
+    if training["probe_accuracy"] is not None:
+        right = (favourite == rewards["label"])[rewards["label"] >= 0]
+        name = f"{training['run']}, seed {training['seed']}: the probe's accuracy"
+        yield name, training["probe_accuracy"], float(right.mean()), CLOSE
     for wording, told in training["agreement"].items():
         if told is None:
             continue

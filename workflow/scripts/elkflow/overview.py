@@ -8,11 +8,12 @@ import pandas as pd
 
 from elkflow import digest, plots, probe_plots, tables
 from elkflow.diagnosis import OUTCOMES
+from elkflow.findings import findings
 from elkflow.pages import Page
 from elkflow.tables import number, p_value
 
 MANY = 12
-"""Trainings above this are a sweep: one row and one dot each instead of a panel each."""
+"""Trainings above this have no figures of their own, only a row and a dot each."""
 
 
 def overview(verdict: dict[str, Any]) -> Page:
@@ -34,22 +35,20 @@ def overview(verdict: dict[str, Any]) -> Page:
             continue
         probe = probes[training["probe"]]
         metric = trained["metric"]
+        auroc = f"AUROC {digest.auroc(probe)}{digest.elsewhere(training, probe)}"
         page.numbers(
             ("what the model says", number(trained["base"], metric), digest.interval(trained, "base"), "base"),
-            ("what the model knows", number(probe["accuracy"], "acc"), f"AUROC {digest.auroc(probe)}", "probe"),
+            (digest.knows(training, probe), digest.probe_accuracy(training), auroc, "probe"),
             ("what the tuned model says", number(trained["tuned"], metric), digest.interval(trained, "tuned"), "tuned"),
             ("gain", f"{100 * trained['difference']:+.1f} points", f"p {p_value(trained['p_holm'])}", "gain"),
         )
         for text, good in findings(training, own, probe):
             page.flag(text, good)
     table = pd.DataFrame(digest.training_rows(verdict))
-    if len(table) > MANY:
+    if len(table) > 1:
         page.heading(f"All {len(table)} trainings")
-        page.chart(plots.sweep(table))
-    for name, points_on_it in digest.sweep_axes(table).items():
-        page.heading(f"Along {name}")
         page.text(" ".join(f"{kind.capitalize()}: {what}." for kind, what in OUTCOMES.items()))
-        page.chart(plots.outcomes(points_on_it, name))
+        page.chart(plots.sweep(table, digest.sweep_axes(table)))
     page.heading("Side by side")
     page.text(
         "Gain on the wording trained on and on wordings never trained on, what happened to other abilities, and "
@@ -64,47 +63,6 @@ def overview(verdict: dict[str, Any]) -> Page:
         )
         page.table(digest.seed_rows(verdict))
     return page
-
-
-def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Remarks on one training: (text, whether it is good news)."""
-    found = []
-    trained = next(row for row in own if row["kind"] == "training")
-    if training["outcome"] == "honest":
-        whom = training["agreement"].get(training["wording"]) or {}
-        errs = ""
-        if whom.get("errors"):
-            follows = f"{whom['tuned_follows']:.0%}"
-            errs = f" Of the {whom['errors']} questions the probe gets wrong, it follows the probe in {follows}."
-        found.append((f"Honest: {OUTCOMES['honest']} ({digest.points(trained)}).{errs}", True))
-    else:
-        found.append(
-            (f"{training['outcome'].capitalize()}: {OUTCOMES[training['outcome']]} ({digest.points(trained)}).", False)
-        )
-    if training["ended"] != "finished":
-        found.append(
-            (
-                f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}.",
-                False,
-            )
-        )
-    if training["exploits_probe"]:
-        whom = training["agreement"][training["wording"]]
-        found.append(
-            (
-                "Reward hacking: the reward rose during training, gold accuracy did not; the tuned model agrees with "
-                f"the probe in {whom['tuned_probe']:.0%} and with the truth in {whom['tuned_truth']:.0%} of answers.",
-                False,
-            )
-        )
-    if not probe["admitted"]:
-        found.append(
-            ("The probe does not lead its baselines by the required margin; it was let through on request.", False)
-        )
-    for row in own:
-        if row["kind"] == "general" and tables.judgement(row) == "worse":
-            found.append((f"Other abilities suffered: {row['task']} {digest.points(row)}.", False))
-    return found
 
 
 FIGURE_TEXTS = {
@@ -141,10 +99,10 @@ def training_page(verdict: dict[str, Any], steps: pd.DataFrame) -> Page:
     """What happened during training."""
     page = Page("Training")
     page.text(
-        "Orange is what training sees: the probe's reward for the policy's sampled answers. Green is how often those "
-        "answers were true, written down for this figure only. If orange rises and green does not, the policy learns "
-        "the probe's mistakes. How often the rewards prefer the right answer is what a policy that pleases the probe "
-        "perfectly would reach."
+        "Orange is what training sees: the probe's reward for the policy's sampled answers. Green is how often the "
+        "allowed ones among them were true, written down for this figure only. If orange rises and green does not, the "
+        "policy learns the probe's mistakes. How often the rewards prefer the right answer is what a policy that "
+        "pleases the probe perfectly would reach."
     )
     page.chart(plots.training(steps))
     page.table(digest.trend_rows(verdict))
@@ -204,8 +162,8 @@ def provenance_page(manifests: dict[str, Path], entries: dict[str, dict[str, Any
     """What every figure was made from: hashes, seeds, code and packages of each artefact."""
     page = Page("Provenance")
     page.text(
-        "Every artefact has a manifest beside it with the SHA-256 of what it was made from. `make verify` follows them "
-        "from the scores back to the rows of the dataset and names the first link that does not hold."
+        "Every artefact has a manifest beside it with the SHA-256 of what it was made from. The command make verify "
+        "follows them from the scores back to the rows of the dataset and names the first link that does not hold."
     )
     rows = []
     for name in manifests:

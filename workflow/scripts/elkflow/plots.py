@@ -1,5 +1,6 @@
 """Figures of the summary: each function turns a table into one chart, for a PNG and for the report's pages."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,12 @@ def training(steps: pd.DataFrame) -> Chart:
     """Reward and gold accuracy over training steps, one panel a run and seed.
 
     Args:
-        steps: columns run, seed, step, reward, gold_accuracy.
+        steps: columns run, seed, step, reward, gold_of_allowed.
     """
-    names = {"reward": "probe's reward (what is trained on)", "gold_accuracy": "gold accuracy (never seen)"}
+    names = {
+        "reward": "probe's reward (what is trained on)",
+        "gold_of_allowed": "gold accuracy of allowed answers (never seen)",
+    }
     table = steps[["run", "seed", "step", *names]].melt(["run", "seed", "step"], None, "series", "value").dropna()
     table["series"] = table["series"].map(names)
     table["panel"] = table["run"] + ", seed " + table["seed"].astype(str)
@@ -145,19 +149,26 @@ def health(steps: pd.DataFrame) -> Chart:
     return alt.concat(*panels, columns=2)
 
 
-def sweep(rows: pd.DataFrame) -> Chart:
-    """Every training of a sweep: gain on the wording trained on, with its interval, coloured by outcome.
+def sweep(rows: pd.DataFrame, axes: Mapping[str, pd.DataFrame]) -> Chart:
+    """Every training of a sweep, and below, along each number that is swept, what became of the policy.
+
+    Args:
+        rows: see `gains`.
+        axes: name of each swept number to the rows for `outcomes`.
+    """
+    return alt.vconcat(gains(rows), *(outcomes(points, name) for name, points in axes.items()), spacing=30)
+
+
+def gains(rows: pd.DataFrame) -> Chart:
+    """Gain on the wording trained on, with its interval, coloured by outcome: a line a training.
 
     Args:
         rows: columns run, seed, outcome, training_difference, training_ci_low, training_ci_high.
     """
-    seen = [name for name in OUTCOME_COLOURS if name in set(rows["outcome"])]
-    colour = alt.Color("outcome:N", scale=alt.Scale(domain=seen, range=[OUTCOME_COLOURS[name] for name in seen]))
     y = alt.Y("run:N", title=None, sort=list(dict.fromkeys(rows["run"])), axis=alt.Axis(labelLimit=420))
-    offset = alt.YOffset("seed:N")
-    base = alt.Chart(rows).encode(y=y, yOffset=offset, color=colour)
+    base = alt.Chart(rows).encode(y=y, yOffset=alt.YOffset("seed:N"), color=_by_outcome(rows))
     shown = [alt.Tooltip(f"training_{name}:Q", format="+.1%") for name in ("difference", "ci_low", "ci_high")]
-    dots = base.mark_point(filled=True, size=70).encode(
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X("training_difference:Q", title="gain on the wording trained on", axis=alt.Axis(format="+%")),
         tooltip=["run", "seed", "outcome", *shown],
     )
@@ -171,35 +182,46 @@ def sweep(rows: pd.DataFrame) -> Chart:
 
 
 def outcomes(rows: pd.DataFrame, axis: str) -> Chart:
-    """What a swept number decides: agreement with truth and probe along it, and each training's outcome.
+    """What a swept number decides: whom the tuned model agrees with, what can be read from it, and the outcome.
 
     Args:
-        rows: columns run, seed, value (of the swept number), outcome, agrees_truth, agrees_probe.
+        rows: columns run, seed, value (of the swept number), outcome, agrees_truth, agrees_probe and, where the tuned
+            models were read, frozen_auroc and fresh_auroc.
     """
-    names = {"agrees_truth": "agrees with the truth", "agrees_probe": "agrees with the probe"}
+    agreement = {"agrees_truth": "with the truth", "agrees_probe": "with the probe"}
+    panels = [_along(rows, axis, agreement, "agreement of the tuned model's answers", "%")]
+    reading = {"fresh_auroc": "by a fresh probe", "frozen_auroc": "by the frozen probe"}
+    if {*reading} <= {*rows.columns}:
+        panels.append(_along(rows, axis, reading, "truth read from the tuned model (AUROC)", ".2f"))
+    return alt.hconcat(*panels, spacing=40).resolve_scale(strokeDash="independent", shape="independent")
+
+
+def _along(rows: pd.DataFrame, axis: str, names: dict[str, str], title: str, form: str) -> Chart:
+    """Two curves over a swept number, a mark for each training in its outcome's colour."""
     keys = ["run", "seed", "value", "outcome"]
-    table = rows[[*keys, *names]].melt(keys, None, "judge", "share")
+    table = rows[[*keys, *names]].melt(keys, None, "judge", "share").dropna()
     table["judge"] = table["judge"].map(names)
-    positive = rows["value"].min() > 0 and rows["value"].max() / rows["value"].min() > 20
-    x = alt.X(
-        "value:Q", title=axis, scale=alt.Scale(type="log") if positive else alt.Scale(type="symlog", constant=0.01)
-    )
-    seen = [name for name in OUTCOME_COLOURS if name in set(rows["outcome"])]
-    colour = alt.Color(
-        "outcome:N", scale=alt.Scale(domain=seen, range=[OUTCOME_COLOURS[name] for name in seen]), title="outcome"
-    )
-    y = alt.Y("share:Q", title="share of answers", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
-    judge = alt.StrokeDash("judge:N", scale=alt.Scale(domain=list(names.values()), range=[[1, 0], [5, 4]]))
+    values = sorted(rows["value"].unique())
+    positive = [value for value in values if value > 0]
+    scale = alt.Scale()
+    if positive and max(values) / positive[0] > 10 and values[0] >= 0:
+        scale = alt.Scale(type="log") if values[0] > 0 else alt.Scale(type="symlog", constant=positive[0])
+    ticks = alt.Axis(values=values) if len(values) <= 10 else alt.Axis()
+    x = alt.X("value:Q", title=axis, scale=scale, axis=ticks)
+    y = alt.Y("share:Q", title=title, axis=alt.Axis(format=form), scale=alt.Scale(zero=False))
+    told = list(names.values())
+    judge = alt.StrokeDash("judge:N", scale=alt.Scale(domain=told, range=[[1, 0], [5, 4]]))
+    shape = alt.Shape("judge:N", scale=alt.Scale(domain=told, range=["circle", "diamond"]))
     lines = alt.Chart(table).mark_line(color="#888888").encode(x=x, y=alt.Y("mean(share):Q"), strokeDash=judge)
+    tooltip = ["run", "seed", "outcome", "judge", alt.Tooltip("share:Q", format=".3f")]
     dots = (
         alt.Chart(table)
         .mark_point(filled=True, size=90, opacity=1)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            shape=alt.Shape("judge:N", scale=alt.Scale(domain=list(names.values()), range=["circle", "diamond"])),
-            tooltip=["run", "seed", "outcome", "judge", alt.Tooltip("share:Q", format=".1%")],
-        )
+        .encode(x=x, y=y, color=_by_outcome(rows), shape=shape, tooltip=tooltip)
     )
-    return alt.layer(lines, dots).properties(width=WIDTH, height=HEIGHT, title=f"What becomes of the policy, by {axis}")
+    return alt.layer(lines, dots).properties(width=WIDTH // 2, height=HEIGHT)
+
+
+def _by_outcome(rows: pd.DataFrame) -> alt.Color:
+    seen = [name for name in OUTCOME_COLOURS if name in set(rows["outcome"])]
+    return alt.Color("outcome:N", scale=alt.Scale(domain=seen, range=[OUTCOME_COLOURS[name] for name in seen]))

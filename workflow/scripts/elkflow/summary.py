@@ -61,7 +61,8 @@ def diagnose(
     Args:
         comparison, steps: the rows of this run and seed.
     """
-    choices = read_choices(results / "rewards" / training.probe / training.dataset / "val.parquet")
+    rewards = read_rewards(results / "rewards" / training.probe / training.dataset / "val.parquet")
+    choices, labelled = rewards["choice"], rewards[rewards["label"] >= 0]
     whom = {}
     for suite, wordings in plan.suites.items():
         for wording in wordings:
@@ -69,17 +70,17 @@ def diagnose(
             first, second = paired(base, tuned, wording)
             groups = second["id"].map(group_of(questions(results, training, wording)))
             whom[wording] = agreement(first, second, choices, groups, plan.resamples)
-    reward, gold = trend(steps["reward"]), trend(steps["gold_accuracy"])
+    reward, gold = trend(steps["reward"]), trend(steps["gold_of_allowed"])
     trained = comparison[comparison["kind"] == "training"].to_dict("records")
     folder = results / "runs" / training.run / f"seed{training.seed}"
     ended = read_json(folder / "outcome.json")
     probes = None
     if plan.fresh_probe:
-        rewards = results / "rewards" / training.probe / training.dataset / "val.parquet"
-        probes = read_json(folder / "fresh_probe.json") | {"before": reward_auroc(rewards)}
+        before = float(auroc(labelled["second"].to_numpy(), labelled["label"].to_numpy()))
+        probes = read_json(folder / "fresh_probe.json") | {"before": before}
     own = whom.get(training.wording)
     return {
-        "steps": len(steps),
+        "steps": int(steps["reward"].notna().sum()),
         "ended": ended["outcome"],
         "kept_step": ended["kept"],
         "reason": ended["reason"],
@@ -88,6 +89,7 @@ def diagnose(
         "gold_ceiling": read_json(results / "rewards" / training.probe / training.dataset / "ppo.manifest.json")[
             "facts"
         ]["gold_ceiling"],
+        "probe_accuracy": float((labelled["choice"] == labelled["label"]).mean()) if len(labelled) else None,
         "agreement": whom,
         "probes_after": probes,
         "exploits_probe": exploits(reward, gold, own),
@@ -103,16 +105,21 @@ def valid_at(steps: pd.DataFrame, step: int) -> float:
     return float(found.iloc[0]) if len(found) else 1.0
 
 
-def read_choices(rewards: Path) -> pd.Series:
-    """Question id to the index of the answer with the highest reward."""
-    table = read_table(rewards, ["id", "rewards"]).to_pandas()
-    return pd.Series([int(np.argmax(values)) for values in table["rewards"]], index=table["id"].astype(str))
+def read_rewards(path: Path) -> pd.DataFrame:
+    """What a frozen probe holds true of each question.
 
-
-def reward_auroc(rewards: Path) -> float:
-    """AUROC of the rewards of the second answer: what the frozen probe reads from the untuned model."""
-    table = read_table(rewards, ["rewards", "label"]).to_pandas()
-    return float(auroc([values[1] for values in table["rewards"]], table["label"]))
+    Columns: choice, the index of the answer with the highest reward; second, the reward of the second answer; label,
+    the index of the right answer, −1 where no one answer is right. Index: the question's id.
+    """
+    table = read_table(path, ["id", "rewards", "label"]).to_pandas()
+    return pd.DataFrame(
+        {
+            "choice": [int(np.argmax(values)) for values in table["rewards"]],
+            "second": [float(values[1]) for values in table["rewards"]],
+            "label": table["label"].to_numpy(),
+        },
+        index=table["id"].astype(str),
+    )
 
 
 def read_probe(folder: Path, name: str) -> dict[str, Any]:
@@ -141,7 +148,10 @@ def _figures(row: pd.Series) -> dict[str, float]:
 
 
 def read_steps(plan: Plan, results: Path) -> pd.DataFrame:
-    """Every run's metrics.jsonl, one row a step, with columns run and seed."""
+    """Every run's metrics.jsonl, one row a step, with columns run, seed and gold_of_allowed.
+
+    That is the accuracy of the allowed answers: learning to give one at all raises accuracy too, whatever the reward.
+    """
     tables = []
     for training in plan.trainings():
         path = results / "runs" / training.run / f"seed{training.seed}" / "metrics.jsonl"
@@ -152,7 +162,8 @@ def read_steps(plan: Plan, results: Path) -> pd.DataFrame:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: not valid JSON lines ({error})") from None
         tables.append(pd.DataFrame(rows).assign(run=training.run, seed=training.seed))
-    return pd.concat(tables, ignore_index=True)
+    steps = pd.concat(tables, ignore_index=True)
+    return steps.assign(gold_of_allowed=steps["gold_accuracy"] / steps["valid"].where(steps["valid"] > 0))
 
 
 def read_probe_tables(plan: Plan, results: Path) -> dict[str, pd.DataFrame]:

@@ -157,42 +157,6 @@ def flat_probes(probes: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdict_text(verdict: dict[str, Any]) -> str:
-    """The verdict as a few lines for the terminal: one block a run and seed."""
-    probes = {probe["probe"]: probe for probe in verdict["probes"]}
-    blocks = []
-    for training in verdict["trainings"]:
-        rows = rows_of(verdict["evaluations"], training)
-        shown = [row for row in rows if row["kind"] != "general"] + [row for row in rows if row["kind"] == "general"]
-        probe = probes[training["probe"]]
-        knows = [number(probe["accuracy"], "acc") if row["kind"] == "training" else "" for row in shown]
-        table = [
-            ["", *(f"{row['task']}" for row in shown)],
-            ["what the model says", *(number(row["base"], row["metric"]) for row in shown)],
-            ["what the model knows", *knows],
-            ["what the tuned model says", *(number(row["tuned"], row["metric"]) for row in shown)],
-            ["  gain", *(signed(row["difference"], row["metric"]) for row in shown)],
-            ["  95 % interval", *(_bounds(row) for row in shown)],
-            ["  p (Holm)", *(p_value(row["p_holm"]) for row in shown)],
-        ]
-        lines = "".join(
-            f"{row['suite']}: {row['base']} -> {row['tuned']}, {row['difference [95 %]']}\n"
-            for row in average_rows(rows_of(verdict.get("averages", []), training))
-        )
-        n = max((row["n"] for row in shown if row["kind"] != "general"), default=0)
-        blocks.append(
-            f"{training['run']}, seed {training['seed']}: {n} questions never trained on\n{plain(table)}\n{lines}"
-            f"probe {probe['probe']}: {probe['method']}, layer {probe['layer']}, "
-            f"AUROC {probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
-        )
-    return "\n\n".join(blocks)
-
-
 def signed(value: float, metric: str) -> str:
     """A difference, in points where the metric is a share."""
     return f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"
-
-
-def _bounds(row: dict[str, Any]) -> str:
-    low, high = (f"{100 * row[k]:+.1f}" if is_share(row["metric"]) else f"{row[k]:+.3f}" for k in ("ci_low", "ci_high"))
-    return f"[{low}, {high}]"
