@@ -6,7 +6,7 @@ from tiny import moved, save_tiny_model, tiny_tokenizer
 
 from elkflow import merge as merging
 from elkflow.errors import UserError
-from elkflow.files import write_table
+from elkflow.files import read_json, write_table
 from elkflow.merge import last_logits, merge, with_trained
 from elkflow.models import load_model
 from elkflow.policy import Policy
@@ -32,6 +32,13 @@ def parts(tmp_path):
         return last_logits(policy.model, ROWS)
 
     return tmp_path, trained
+
+
+def test_the_adapter_is_the_same_bytes_in_every_process(parts):
+    folder, trained = parts
+    trained(lora={"targets": "all-linear"})
+    names = read_json(folder / "adapter" / "adapter_config.json")["target_modules"]
+    assert len(names) == 7 and names == sorted(names)
 
 
 @pytest.mark.parametrize(

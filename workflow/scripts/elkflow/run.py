@@ -201,6 +201,8 @@ def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path
         if policy.reference is None:
             policy.model.save_pretrained(str(temporary))
             (temporary / "README.md").unlink(missing_ok=True)  # a template for a model card, nothing filled in
+            config = read_json(temporary / "adapter_config.json")  # peft keeps names in a set, of any order
+            write_json(temporary / "adapter_config.json", config | {"target_modules": sorted(config["target_modules"])})
         else:
             weights = {name: p.detach().cpu().contiguous() for name, p in policy.trained(value_head=False)}
             save_file(weights, temporary / "weights.safetensors")
