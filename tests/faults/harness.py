@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 INJECT = Path(__file__).parent / "inject"
 TIMING = re.compile(r'"(seconds\w*|\w*_seconds|tokens_per_second|\w*_per_second|time\w*)": *[-0-9.e+]+')
 
+HASHING = ("manifest.json", "merged.json", "README.md")
+"""Files that hold hashes of others, a run's metrics with their seconds among them."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -78,12 +81,12 @@ class Workspace:
 
     @classmethod
     def create(cls, folder: Path) -> "Workspace":
-        """A new one; nothing has run. Every step of training is a checkpoint."""
+        """A new one; nothing has run. Every step of training is a checkpoint, the last one is kept."""
         folder.mkdir(parents=True)
         make_workspace(folder)
         config = tiny_config()
         (run,) = config["runs"].values()
-        run["ppo"] |= {"checkpoint_every": 1}
+        run["ppo"] |= {"checkpoint_every": 1, "keep": "last"}
         write_config(folder / "config.yaml", config)
         return cls(folder)
 
@@ -302,10 +305,8 @@ class Workspace:
 
 def _varies(name: str) -> bool:
     """Whether a result tells times, or hashes one that does."""
-    manifest = name.endswith(("manifest.json", "merged.json")) and name.startswith(
-        ("runs", "evaluations/tuned", "summary")
-    )
-    return manifest or name.startswith(("summary/training", "summary/provenance"))
+    timed = name.startswith(("runs", "evaluations/tuned", "summary")) and name.endswith(HASHING)
+    return timed or name.startswith(("summary/training", "summary/provenance"))
 
 
 def _group(leader: int) -> list[int]:
