@@ -268,9 +268,10 @@ class Workspace:
         named = any(f"/{place.name}: " in outcome.text for place in (path, path.parent))  # a folder as a whole
         assert outcome.code != 0 and "error: " in outcome.text and named, f"{path} {how}\n{outcome.text[-3000:]}"
         output = path if self.outputs_with(path) else path.parent
-        for file in self.outputs_with(output):
-            self.made.pop(file, None)
-        self.made = {file: job for file, job in self.made.items() if (self.folder / file).exists()}  # no temporary ones
+        temporary = [file for file in self.made if not (self.folder / file).exists()]  # made again where needed
+        for file in [*self.outputs_with(output), *temporary]:
+            for made in self.made.get(file, []):
+                self.made.pop(made, None)
         path.unlink() if output == path else shutil.rmtree(output)
         self.survived(f"{path.suffix[1:]} file damaged ({how})")
 

@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 WORKFLOW = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(WORKFLOW / "scripts"))
 
+from elkflow.clock import settle
 from elkflow.config import Config, preflight
 from elkflow.errors import UserError
 from elkflow.failures import show_failures
@@ -27,6 +28,7 @@ except UserError as error:
 
 if workflow.is_main_process:
     drop_stale()  # of a run that was killed, so that starting again is all it takes
+    settle(Path(workflow.pathvars.apply("<results>")))
 
 
 onstart:
