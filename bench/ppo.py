@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,14 @@ def job(results: Path, wording: str) -> dict[str, Any]:
     }
 
 
-def measure(common: dict[str, Any], minibatch: int, rounds: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def measure(
+    common: dict[str, Any], minibatch: int, rounds: int, ways: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """What every way answers, in turns, in all rounds but the first."""
     workers = {
-        (side, dtype): Worker(side, common | {"dtype": dtype, "minibatch_size": minibatch}) for side, dtype in WAYS
+        (side, dtype): Worker(side, common | {"dtype": dtype, "minibatch_size": minibatch}) for side, dtype in ways
     }
-    seen: dict[tuple[str, str], list[dict[str, Any]]] = {way: [] for way in WAYS}
+    seen: dict[tuple[str, str], list[dict[str, Any]]] = {way: [] for way in ways}
     for number in range(rounds + 1):
         for way, worker in workers.items():
             done = worker.ask({"do": "step", "rows": rows_of(common, number)})
@@ -165,14 +168,14 @@ def summary(seen: dict[tuple[str, str], list[dict[str, Any]]]) -> dict[str, Any]
     peer = seconds["peer", "float32"]
     ratios = {
         dtype: statistics.median(a / b for a, b in zip(peer, seconds["ours", dtype], strict=True))
-        for side, dtype in WAYS
+        for side, dtype in seen
         if side == "ours"
     }
     best = max(ratios, key=ratios.__getitem__)
 
     def nested(figure: Any) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for side, dtype in WAYS:
+        for side, dtype in seen:
             found.setdefault(side, {})[dtype] = figure(seen[side, dtype])
         return found
 
@@ -184,14 +187,11 @@ def summary(seen: dict[tuple[str, str], list[dict[str, Any]]]) -> dict[str, Any]
 
     return {
         "seconds_per_step": nested(median("seconds")),
-        "rounds": {f"{side} {dtype}": seconds[side, dtype] for side, dtype in WAYS},
+        "rounds": {f"{side} {dtype}": seconds[side, dtype] for side, dtype in seen},
         "parts": nested(parts),
         "ratio_fp32": ratios["float32"],
         "ratio_best": ratios[best],
         "best_dtype": best,
-        "ratio_peers_bfloat16": statistics.median(
-            a / b for a, b in zip(seconds["peer", "bfloat16"], seconds["ours", "bfloat16"], strict=True)
-        ),
         "matmul_share": {
             dtype: statistics.median(done["limit"] / done["seconds"] for done in seen["ours", dtype])
             for dtype in ratios
@@ -212,11 +212,13 @@ def main() -> None:
     import torch
     import transformers
 
-    seen = measure(job(given.results, "held_out"), THESIS["batch_size"], given.rounds)
+    seen = measure(job(given.results, "held_out"), THESIS["batch_size"], given.rounds, WAYS)
     ours, theirs = seen["ours", "float32"][-1], seen["peer", "float32"][-1]
     passes = 2 * THESIS["ppo_epochs"] + 1
     tokens = statistics.mean(done["tokens"] for done in seen["ours", "float32"])
+    both = zip(seen["peer", "bfloat16"], seen["ours", "bfloat16"], strict=True)
     report = summary(seen) | {
+        "ratio_peers_bfloat16": statistics.median(a["seconds"] / b["seconds"] for a, b in both),
         "minibatch_size": THESIS["batch_size"],
         "reward": "the same table on both sides",
         "tokens_per_step": tokens,
@@ -228,13 +230,14 @@ def main() -> None:
             "peer": theirs["versions"],
         },
     }
+    write_json(given.output, report)
     if given.thesis_rounds:
         thesis = job(given.results, "training")
-        report["thesis"] = summary(measure(thesis, 1, given.thesis_rounds))
+        report["thesis"] = summary(measure(thesis, 1, given.thesis_rounds, [WAYS[0], *WAYS[2:]]))
         report["thesis"]["online_reward_seconds"] = online_reward(thesis, given.thesis_rounds)
         prompts = read_table(Path(thesis["prompts"]), ["prompt"])["prompt"].to_pylist()
         report["thesis"]["table_seconds"] = table_seconds(given.results, prompts)
-    write_json(given.output, report)
+        write_json(given.output, report)
     show(report)
 
 
@@ -244,7 +247,7 @@ def show(report: dict[str, Any]) -> None:
         if part:
             print(f"\n{title:32}{'s a step':>10}{'times TRL fp32':>16}{'of matmul limit':>17}{'peak MB':>9}")
             base = part["seconds_per_step"]["peer"]["float32"]
-            for side, dtype in WAYS:
+            for side, dtype in (way for way in WAYS if way[1] in part["seconds_per_step"][way[0]]):
                 seconds, memory = part["seconds_per_step"][side][dtype], part["peak_memory_mb"][side][dtype]
                 share = f"{part['matmul_share'][dtype]:.0%}" if side == "ours" else ""
                 name = {"peer": "TRL 0.11.4", "ours": "this workflow"}[side]

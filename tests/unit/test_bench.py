@@ -31,7 +31,6 @@ def test_a_ratio_is_the_median_of_the_rounds():
     more = {"parts": {"update": 1.0}, "limit": 2.5, "activation_bytes": 9.0, "peak_memory_mb": 7.0}
     found = ppo.summary({way: [more | {"seconds": took} for took in rounds] for way, rounds in seconds.items()})
     assert (found["ratio_fp32"], found["ratio_best"], found["best_dtype"]) == (3.0, 6.4, "bfloat16")
-    assert found["ratio_peers_bfloat16"] == 4.0
     assert found["seconds_per_step"]["peer"] == {"float32": 32.0, "bfloat16": 20.0}
     assert found["matmul_share"] == {"float32": 0.25, "bfloat16": 0.5}
 
