@@ -234,6 +234,7 @@ def main() -> None:
     if given.thesis_rounds:
         thesis = job(given.results, "training")
         report["thesis"] = summary(measure(thesis, 1, given.thesis_rounds, [WAYS[0], *WAYS[2:]]))
+        write_json(given.output, report)
         report["thesis"]["online_reward_seconds"] = online_reward(thesis, given.thesis_rounds)
         prompts = read_table(Path(thesis["prompts"]), ["prompt"])["prompt"].to_pylist()
         report["thesis"]["table_seconds"] = table_seconds(given.results, prompts)

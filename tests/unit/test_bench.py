@@ -72,6 +72,42 @@ def test_the_goal_is_reached_at_an_evaluation():
     assert quality.first_good(rows) == {"step": 2, "accuracy": 0.85, "seconds": 12.0}
 
 
+@pytest.fixture
+def results(tmp_path):
+    """A quickstart in small, which took 30 s to reach the goal."""
+    save_tiny_model(tmp_path / "models/smollm2/checkpoint")
+    for split, seed in (("ppo", 0), ("val", 1)):
+        asked = questions(16, seed)
+        texts = [f"{i} {text}" for i, text in enumerate(asked.prompts)]
+        rows = {"id": asked.ids, "prompt": texts, "answers": asked.answers, "label": asked.labels}
+        write_table(pd.DataFrame(rows), tmp_path / f"prompts/smollm2/countries/training/{split}.parquet")
+        rewards = pd.DataFrame({"id": asked.ids, "rewards": [[1.0 - y, float(y)] for y in asked.labels]})
+        write_table(rewards, tmp_path / f"rewards/truth/countries/{split}.parquet")
+    settings = {"steps": 4, "batch_size": 8, "generations": 4, "evaluate_every": 2, "evaluate_rows": 8}
+    facts = {"settings": settings, "facts": {"dtype": "float32"}}
+    write_json(tmp_path / "runs/quickstart/seed0/manifest.json", facts)
+    lines = [{"step": step, "seconds": 15.0, "held_out_reward": 0.9, "held_out_accuracy": 0.9} for step in (1, 2, 4)]
+    lines[0]["held_out_accuracy"] = 0.5
+    (tmp_path / "runs/quickstart/seed0/metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return tmp_path
+
+
+def test_the_peers_steps_are_counted_up_to_ten_times_our_seconds(results, tmp_path):
+    thesis = {"table_seconds": 10.0, "seconds_per_step": {"peer": {"float32": 150.0}}, "online_reward_seconds": 50.0}
+    one = quality.time_to_quality(results, {"thesis": thesis}, tmp_path / "quality", "float32", 1)
+    assert one["peer"]["steps"] == 1 and one["at_least"] and one["ratio"] == pytest.approx(200 / 40)
+    whole = quality.time_to_quality(results, {"thesis": thesis}, tmp_path / "quality", "float32", None)
+    assert whole["ours"] == {"step": 2, "accuracy": 0.9, "seconds": 30.0, "table_seconds": 10.0, "total_seconds": 40.0}
+    assert whole["peer"]["steps"] == 2 and not whole["peer"]["reached"]  # 2 steps of 200 s are ten times 40 s
+    assert whole["ratio"] == pytest.approx(10) and set(whole["peer"]["accuracy"]) == {0, 2}
+
+
+def test_algorithms_are_compared_at_the_same_step(results, tmp_path):
+    table = quality.algorithms(results, tmp_path / "quality", ["rloo"], 2)
+    assert {name: (row["steps"], row["rollouts"]) for name, row in table.items()} == {"ppo": (2, 16), "rloo": (2, 16)}
+    assert table["ppo"]["held_out_accuracy"] == 0.9 and 0 <= table["rloo"]["held_out_accuracy"] <= 1
+
+
 def test_the_estimate_by_hand(tmp_path, capsys, monkeypatch):
     seven = scaling.MODELS["7B"]
     assert seven.matrices + seven.embeddings == pytest.approx(6.74e9, rel=1e-3)  # Llama-7B
