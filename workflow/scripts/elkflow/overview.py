@@ -168,16 +168,18 @@ def provenance_page(manifests: dict[str, Path], entries: dict[str, dict[str, Any
     rows = []
     for name in manifests:
         manifest = entries[name]
-        code = manifest["code"]
+        commit = manifest["code"]["commit"] or ""
         rows.append(
             {
                 "artefact": name,
                 "made from": ", ".join(manifest["inputs"]),
                 "sha256": ", ".join(f"{key}: {entry['sha256'][:12]}" for key, entry in manifest["outputs"].items()),
                 "seed": "" if manifest["seed"] is None else str(manifest["seed"]),
-                "commit": (code["commit"] or "")[:13],
+                "commit (+: changed)": commit[:10] + commit[40:],
                 "facts": ", ".join(
-                    f"{key}: {value}" for key, value in manifest["facts"].items() if not isinstance(value, dict)
+                    f"{key}: {value}"
+                    for key, value in manifest["facts"].items()
+                    if value not in (None, "") and not isinstance(value, dict)
                 ),
             }
         )
