@@ -121,6 +121,17 @@ def test_overview_tells_good_news_and_bad(verdict):
     assert not any(block["good"] for block in page.blocks if block["kind"] == "flag")
 
 
+def test_a_probe_of_other_questions_does_not_pass_for_what_the_model_knows(verdict):
+    """Its own figures are marked with its dataset; the large figure is how often it is right about these questions."""
+    other = verdict | {"probes": [probe | {"dataset": "cue"} for probe in verdict["probes"]]}
+    for shown, what, place in ((verdict, "what the model knows", ""), (other, "what the probe holds true", " on cue")):
+        numbers = next(block["numbers"] for block in overview.overview(shown).blocks if block["kind"] == "numbers")
+        assert (numbers[1]["what"], numbers[1]["value"]) == (what, "90.0 %")
+        assert numbers[1]["note"] == f"AUROC 0.970 [0.950, 0.990]{place}"
+        headline = digest.headline_rows(shown)[0]
+        assert (headline["probe AUROC"], headline["probe's accuracy"]) == (f"0.970{place}", "90.0 %")
+
+
 def test_worse_abilities_are_told(verdict):
     worse = {"kind": "general", "within_noise": False, "difference": -0.2, "ci_low": -0.3, "ci_high": -0.1}
     rows = [row | worse if row["task"] == "cloze" else row for row in verdict["evaluations"]]
