@@ -160,7 +160,7 @@ def test_a_thousand_runs_are_a_short_plan():
         SimpleNamespace(
             runs=runs,
             evaluation=SimpleNamespace(suites={}, fresh_probe=False, without_rl=()),
-            probes={"p": None},
+            probes={"p": SimpleNamespace(transfer=[], variants=[])},
             models={"m": SimpleNamespace(licence="apache-2.0"), "unused": SimpleNamespace(licence="mit")},
         )
     )
