@@ -22,8 +22,8 @@ def mix(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
 
     Every row of every member is there, in the member's own order; members take turns in proportion to their sizes, so
     that the first rows are a fair sample of all. Rows gain `original_dataset`, and prompts `template_name`. A column
-    that a member lacks is null in its rows; one whose type differs between members becomes text. Memory does not grow
-    with the number of rows.
+    that a member lacks is null in its rows; one whose type differs between members becomes text. Of all rows only their
+    order is in memory, some 20 bytes each.
 
     Args:
         members: name of each dataset to the folder of its split files and manifest.json.

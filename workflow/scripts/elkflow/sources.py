@@ -52,10 +52,10 @@ class ParquetRows:
         return pq.read_schema(self.path).names
 
 
-def open_rows(settings: QuestionSettings, cache: Path | None = None) -> "dict[str, Dataset | ParquetRows]":
+def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
     """The source's rows, under `train` and, where it has them, `val`.
 
-    Text formats are converted once into a memory-mapped file in `cache` (unset: the `datasets` library's own cache).
+    Text formats and the hub's files are converted once, to Arrow files in the cache of `datasets`.
 
     Raises:
         UserError: a file that is missing, empty, truncated or not what its name says; a hub that cannot be reached.
@@ -78,10 +78,10 @@ def open_rows(settings: QuestionSettings, cache: Path | None = None) -> "dict[st
             )
         return parts
     paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}
-    return {part: _from_path(Path(path), cache) for part, path in paths.items()}
+    return {part: _from_path(Path(path)) for part, path in paths.items()}
 
 
-def _from_path(path: Path, cache: Path | None) -> "Dataset | ParquetRows":
+def _from_path(path: Path) -> "Dataset | ParquetRows":
     import datasets
 
     _refuse_absent(path)
@@ -103,7 +103,6 @@ def _from_path(path: Path, cache: Path | None) -> "Dataset | ParquetRows":
             READERS[path.suffix],
             data_files={"train": str(path)},
             split="train",
-            cache_dir=str(cache) if cache else None,
             writer_batch_size=BATCH,
             **options,
         )
@@ -162,7 +161,7 @@ def peek(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.
     """
     _refuse_absent(path)
     if path.suffix not in TEXT:
-        rows = _from_path(path, None)
+        rows = _from_path(path)
         return rows.column_names, lambda label, others: batches(rows, list(dict.fromkeys([label, *others])))
     parse = _csv_tables if path.suffix in (".csv", ".tsv") else _json_tables
     with _parse_errors(path):
