@@ -1,4 +1,4 @@
-"""Opening the rows of a dataset, wherever they are, memory-mapped and batch by batch."""
+"""Opening the rows of a dataset, wherever they are, and reading them as a stream."""
 
 import logging
 import re
