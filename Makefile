@@ -30,7 +30,7 @@ lint: $(READY) ## check format, style, types and rules
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
 
-bench: $(READY) ## measure extraction, probes, data and PPO on this machine: results/bench/*.json
+bench: $(READY) ## measure extraction, probes, data and PPO on this machine: results/bench/*.json, and a table
 	PYTHONPATH=workflow/scripts python bench/extraction.py
 	PYTHONPATH=workflow/scripts python bench/probes.py
 	PYTHONPATH=workflow/scripts python bench/data.py
@@ -38,6 +38,7 @@ bench: $(READY) ## measure extraction, probes, data and PPO on this machine: res
 	PYTHONPATH=workflow/scripts python bench/curves.py
 	PYTHONPATH=workflow/scripts python bench/quality.py
 	PYTHONPATH=workflow/scripts python bench/scaling.py
+	PYTHONPATH=workflow/scripts python bench/show.py
 
 dag: $(READY) ## draw the rule graph
 	snakemake --rulegraph mermaid-js
