@@ -1,5 +1,6 @@
 """From files of hidden states to an admitted probe and its reward table."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -392,6 +393,39 @@ def test_other_answers_are_refused(whole, tmp_path):
     edited(split.prompts[0], lambda t: t.assign(answers=[["no", "yes"]] * len(t)))
     with pytest.raises(UserError, match=r"answers are \['no', 'yes'\], the probe was fitted on \['No', 'Yes'\]"):
         score(tmp_path, whole[2], split)
+
+
+def asked_with(split, folder, template, chat=True):
+    """The split's prompts in a folder named as rendering names it, with the manifest that it leaves there."""
+    file = folder / "made_up" / "plain" / "ppo.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(split.prompts[0].read_bytes())
+    settings = {
+        "prompts": {"wording": {"template": template, "about": None, "chat": None}},
+        "chat": {"chat": chat, "system_prompt": ""},
+    }
+    lineage.write_manifest(file.with_name("manifest.json"), outputs={"ppo": file}, inputs={}, settings=settings)
+    return dataclasses.replace(split, prompts=[file])
+
+
+@pytest.mark.parametrize(
+    ("template", "chat", "message"),
+    [
+        ("qnli_held_out", True, "template is .*, but .* was fitted on"),
+        ("qnli_training", False, "wrapped is False, but .* was fitted on True"),
+    ],
+)
+def test_prompts_of_another_template_are_refused(tmp_path, template, chat, message):
+    splits = made(tmp_path)
+    probe = train(
+        tmp_path,
+        (asked_with(splits[0], tmp_path / "train", "qnli_training"), splits[1]),
+        methods=["mass_mean"],
+    )
+    split = write_split(tmp_path / "ppo", "ppo", labels_of(20), pair_states(labels_of(20)))
+    score(tmp_path, probe, asked_with(split, tmp_path / "same", "qnli_training"))
+    with pytest.raises(UserError, match=message):
+        score(tmp_path, probe, asked_with(split, tmp_path / "other", template, chat))
 
 
 # --- questions about answers ---

@@ -10,6 +10,7 @@ from elkflow import artefact
 from elkflow.cli import parse, run
 from elkflow.files import read_table, write_table
 from elkflow.lineage import check, check_files, write_manifest
+from elkflow.origin import check_asked
 from elkflow.pairs import Pairs
 from elkflow.scoring import pair_log_odds, reward_table
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     check(arguments.probe / "manifest.json")
     check_files(*arguments.prompts, *arguments.states)
     probe = artefact.load(arguments.probe)
+    check_asked(probe, arguments.probe, arguments.prompts[0])
     pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
     if arguments.shards:
         odds = np.concatenate([read_table(path, ["log_odds"])["log_odds"].to_numpy() for path in arguments.shards])

@@ -10,6 +10,7 @@ from elkflow import artefact
 from elkflow.cli import parse, run
 from elkflow.files import write_table
 from elkflow.lineage import check, check_files
+from elkflow.origin import check_asked
 from elkflow.pairs import Pairs
 from elkflow.scoring import pair_log_odds, shard_rows
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     check(arguments.probe / "manifest.json")
     check_files(*arguments.prompts, *arguments.states)
     probe = artefact.load(arguments.probe)
+    check_asked(probe, arguments.probe, arguments.prompts[0])
     pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
     number, total = map(int, arguments.shard.split("-of-"))
     rows = shard_rows(len(pairs), number, total)

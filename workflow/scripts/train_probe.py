@@ -6,9 +6,10 @@ from pathlib import Path
 from elkflow.cli import parse, run
 from elkflow.files import read_table
 from elkflow.lineage import check_files, write_manifest
+from elkflow.origin import origin
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
-from elkflow.training import OUTPUTS, origin, train_probe
+from elkflow.training import OUTPUTS, train_probe
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """From contrast pairs to an admitted probe: fit, choose, compare with controls, and write it all down."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from elkflow.admission import admit, control_table, flat, shown
 from elkflow.cli import timed
 from elkflow.controls import chance_controls, text_controls, untrained_control, zero_shot
 from elkflow.errors import UserError
-from elkflow.files import read_json, write_table, write_text
+from elkflow.files import write_table, write_text
 from elkflow.fitting import (
     UNSUPERVISED,
     Fitted,
@@ -32,7 +31,6 @@ from elkflow.fitting import (
 from elkflow.metrics import accuracy, auroc, bootstrap, ece, resamples, summary
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
-from elkflow.templates import load_template
 
 logger = logging.getLogger("elkflow")
 
@@ -65,7 +63,7 @@ def train_probe(
 
     Args:
         rows: source rows of train and val, for the controls that read text.
-        origin: how questions were asked and the model was loaded (see `origin`), kept for scoring outside the workflow.
+        origin: how questions were asked and the model was loaded (see `origin.origin`), to score outside the workflow.
         untrained: the same rows of train and val read by an untrained model, for that control.
 
     Raises:
@@ -143,31 +141,6 @@ def train_probe(
     write_text(folder / "datasets.csv", members.to_csv(index=False))
     write_table(score_table(fitted, best, slope * odds + offset, parts, settings), folder / "scores.parquet")
     return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": facts["metrics"]["auroc"]}
-
-
-def origin(prompts: Path, states: Path) -> dict[str, Any]:
-    """What the manifests beside a file of prompts and one of states tell about how both were made.
-
-    `asked` (None without a manifest) holds the template itself, so that a reward keeps its meaning when the template
-    file is edited; `loading` the model's dtype and the like.
-    """
-    loading = {"dtype": "auto", "quantization": None, "device_map": None}
-    if (manifest := states.with_name(f"{states.stem}.manifest.json")).is_file():
-        given = read_json(manifest)["settings"] or {}
-        loading = {key: given.get(key, value) for key, value in loading.items()}
-    if not (manifest := prompts.with_name("manifest.json")).is_file():
-        return {"asked": None, "loading": loading}
-    made = read_json(manifest)["settings"]
-    if "prompts" not in made:  # a mixture, whose members are asked by templates of their own
-        return {"asked": None, "loading": loading}
-    wording, chat = made["prompts"]["wording"], made["chat"]
-    asked = {
-        "template": dataclasses.asdict(load_template(wording["template"])),
-        "about": wording["about"],
-        "wrapped": chat["chat"] if wording["chat"] is None else wording["chat"],
-        "chat": chat | {"trust_remote_code": False},
-    }
-    return {"asked": asked, "loading": loading}
 
 
 METRICS = ("auroc", "accuracy", "calibrated_accuracy", "ece", "brier")
