@@ -160,12 +160,16 @@ def test_a_thousand_runs_are_a_short_plan():
         SimpleNamespace(
             runs=runs,
             evaluation=SimpleNamespace(suites={}, fresh_probe=False, without_rl=()),
-            probes={"p": SimpleNamespace(transfer=[], variants=[])},
+            probes={
+                "p": SimpleNamespace(transfer=[], variants=[]),
+                "q": SimpleNamespace(transfer=["p"], variants=["other"]),
+            },
             models={"m": SimpleNamespace(licence="apache-2.0"), "unused": SimpleNamespace(licence="mit")},
         )
     )
     assert len(plan.model_dump_json()) < 60_000 and len(plan.trainings()) == 3000
     assert plan.licences == {"m": "apache-2.0"}
+    assert plan.transfer == ["q"] and plan.wordings
 
 
 def run_script(results):
