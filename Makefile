@@ -57,7 +57,7 @@ slurm-profile: ## copy the Slurm profile to where `snakemake --profile slurm` fi
 	install -D --backup=numbered --mode=644 profiles/slurm/profile.v9+.yaml \
 	  "$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake/slurm/profile.v9+.yaml"
 
-faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (hours); FAULTS=1: the thirty of one chain
+faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (hours); FAULTS=1: one chain of some 35
 	ELKFLOW_FAULTS=$(or $(FAULTS),300) OMP_NUM_THREADS=1 python -m pytest --capture=no tests/faults/test_workflow.py
 
 coverage: $(READY) ## lines of the library that the fast tests run; fails below 90 %
