@@ -87,6 +87,16 @@ def test_a_ppo_setting_reruns_ppo_and_what_follows(changed):
     assert not plan & {"split_dataset", "extract_hiddens", "train_probe", "score_answers", "evaluate_base"}
 
 
+def test_another_seed_is_trained_and_compared(changed):
+    def edit(config):
+        (run,) = config["runs"].values()
+        run["seeds"] = [0, 1]
+
+    plan = changed(edit)
+    assert {"train_ppo", "merge_lora", "evaluate_tuned", "compare"} <= plan
+    assert not plan & {"split_dataset", "train_probe", "score_answers", "evaluate_base"}
+
+
 def test_an_evaluation_setting_leaves_ppo_alone(changed):
     def edit(config):
         config["evaluation"]["suites"]["target"]["limit"] = 10
