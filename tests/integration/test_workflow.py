@@ -4,10 +4,12 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from mixed import mixed_config
 
@@ -125,6 +127,27 @@ def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):
         finished, "--dry-run", "--configfile", str(finished / "mixed.yaml"), "--until", "mix_prompts"
     ).stdout
     assert "dataset=rivers" in made and "dataset=countries" not in made
+
+
+def test_several_wordings_and_probes_have_their_figures(finished, tmp_path):
+    """A second probe under two wordings, each tested on the other's rows: tables, matrix and spread in the summary."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    ((name, probe),) = config["probes"].items()
+    config["probes"]["second"] = {**probe, "variants": ["held_out"], "transfer": [name]}
+    config["probes"][name] = {**probe, "transfer": ["second"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    snakemake(folder, "--cores", "2")
+    summary = folder / "results" / "summary"
+    for figure in ("layers", "reliability", "rewards", "wordings", "transfer"):
+        assert (summary / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
+    page = (summary / "probe.html").read_text(encoding="utf-8")
+    assert "Does it know truth, or its own dataset?" in page and "How much the way of asking matters" in page
+    tested = pd.read_csv(folder / "results" / "probes" / name / "transfer.csv")
+    assert set(tested["tested_on"]) == {name, "second"} and set(tested["statistics"]) == {"stored", "own"}
+    assert len(pd.read_csv(folder / "results" / "probes" / "second" / "wordings.csv")) == 2
+    assert planned(folder) == set()
 
 
 def test_pushing_without_a_token_stops_before_anything_is_built(finished, tmp_path, monkeypatch):
