@@ -22,9 +22,9 @@ COIN = NOISE.integers(0, 2, N)
 GROUPS = pd.Series(np.arange(N) // 4)
 
 
-def judged(predictions, probe):
+def judged(predictions, probe, base=COIN):
     choices = pd.Series(probe, index=[f"q{i}" for i in range(N)])
-    return agreement(answers(COIN), answers(predictions), choices, GROUPS, 300)
+    return agreement(answers(base), answers(predictions), choices, GROUPS, 300)
 
 
 def flipped(share):
@@ -87,6 +87,12 @@ def test_honest_training_is_not_flagged():
 def test_one_answer_for_everything_is_a_collapse():
     whom = judged(predictions=np.zeros(N, dtype=int), probe=flipped(0.05))
     assert outcome(NONE, whom) == "collapsed"
+
+
+def test_a_model_that_always_gave_one_answer_has_not_collapsed_into_it():
+    nothing, everything = np.zeros(N, dtype=int), np.ones(N, dtype=int)
+    assert outcome(NONE, judged(predictions=nothing, probe=flipped(0.05), base=nothing)) == "unchanged"
+    assert outcome(NONE, judged(predictions=everything, probe=flipped(0.05), base=nothing)) == "collapsed"
 
 
 def test_no_allowed_answer_is_a_collapse():
