@@ -165,7 +165,7 @@ def figures(auroc, accuracy):
 
 def write_probe(folder: Path, inputs: list[Path]) -> None:
     folder.mkdir(parents=True)
-    probe = {"method": "logistic", "layer": 2, "metrics": figures(0.97, 0.93), "model": {"name": "m"}, "dataset": "d"}
+    probe = {"method": "logistic", "layer": 2, "metrics": figures(0.97, 0.9), "model": {"name": "m"}, "dataset": "d"}
     write_json(folder / "probe.json", probe | {"gate": {"passed": True}})
     rows = [
         {"method": method, "layer": layer, "part": part, **figures(0.5 + best * layer, 0.5 + best * layer)}
@@ -178,7 +178,8 @@ def write_probe(folder: Path, inputs: list[Path]) -> None:
     pd.DataFrame(controls).to_csv(folder / "controls.csv", index=False)
     pd.DataFrame([{"wording": "training", **figures(0.97, 0.93)}]).to_csv(folder / "wordings.csv", index=False)
     rows = range(QUESTIONS)
-    odds = [(1.0 + row % 3) * (1 if row % 2 else -1) * (-1 if row < 6 else 1) for row in rows]
+    # 27 of 900 pairs of a true and a false row are ranked wrongly (AUROC 0.97), six of 60 rows judged wrongly
+    odds = [1.5 - 1.6 * (row % 2) if row < 6 else -3.0 if row % 2 == 0 else 1.0 if row < 18 else 3.0 for row in rows]
     scores = {"id": [f"q{row}" for row in rows], "group": [f"g{row // 2}" for row in rows], "log_odds": odds}
     write_table(pd.DataFrame(scores | {"label": [row % 2 for row in rows]}), folder / "scores.parquet")
     write_members(folder, {"d": figures(0.97, 0.93)}, inputs)
