@@ -81,12 +81,11 @@ class Cluster:
                 found.append(int(entry.name))
         return found
 
-    def signal(self, job: str, script: str, number: signal.Signals) -> bool:
-        """Signal a job's processes of `script`; whether there were any."""
+    def signal(self, job: str, script: str, number: signal.Signals) -> None:
         processes = self.processes(job, script)
+        assert processes, f"job {job} runs no {script}"
         for process in processes:
             os.kill(process, number)
-        return bool(processes)
 
 
 @pytest.fixture(scope="session")

@@ -75,14 +75,16 @@ def start(cluster, before, folder) -> Callable:
 
 @pytest.fixture(scope="module")
 def hold(cluster, folder) -> Callable:
-    """Stop the processes of runs as soon as each has a checkpoint, so that none is over before all are there."""
+    """Stop runs at work as soon as each has a checkpoint, so that none is over before all are there."""
 
-    def stop_all(run: Run, jobs: dict[str, str]) -> None:
+    def stop_all(run: Run, jobs: dict[str, str], old: set[int] = frozenset()) -> None:
+        """`old` are processes that are to be gone first."""
         waiting = set(jobs)
 
         def stopped() -> bool:
             for fault in [fault for fault in waiting if checkpoint(folder, fault)]:
-                if cluster.signal(jobs[fault], SCRIPT, signal.SIGSTOP):
+                if set(cluster.processes(jobs[fault], SCRIPT)) - old:
+                    cluster.signal(jobs[fault], SCRIPT, signal.SIGSTOP)
                     waiting.remove(fault)
             return not waiting
 
@@ -109,20 +111,15 @@ def test_ctrl_c_cancels_the_jobs(interrupted, cluster):
 def broken(interrupted, cluster, start, hold) -> tuple[Run, dict[str, str]]:
     """Every run hit by its fault, the controller restarted meanwhile."""
     run, jobs = start(f"400 if wildcards.get('seed') == '{SEEDS['memory']}' else 8000")
-    hold(run, {fault: jobs[fault] for fault in STRUCK})
-    old = {fault: cluster.processes(jobs[fault], SCRIPT) for fault in STRUCK}
+    struck = {fault: jobs[fault] for fault in STRUCK}
+    hold(run, struck)
+    old = {process for job in struck.values() for process in cluster.processes(job, SCRIPT)}
     node = cluster.facts(jobs["node"])["NodeList"]
-    lost = [fault for fault in STRUCK if cluster.facts(jobs[fault])["NodeList"] == node]
+    lost = {fault: job for fault, job in struck.items() if cluster.facts(job)["NodeList"] == node}
     cluster.fail_node(node)  # Slurm starts its jobs again
-
-    def back(fault: str) -> bool:
-        now = cluster.processes(jobs[fault], SCRIPT)
-        return bool(now) and not set(now) & set(old[fault])
-
-    for fault in lost:
-        wait_for(lambda fault=fault: back(fault), f"{fault} to be back", run=run)
-    assert cluster.signal(jobs["fails"], SCRIPT, signal.SIGKILL)
-    assert cluster.signal(jobs["hangs"], SCRIPT, signal.SIGSTOP)
+    hold(run, lost, old)
+    cluster.signal(jobs["node"], SCRIPT, signal.SIGCONT)
+    cluster.signal(jobs["fails"], SCRIPT, signal.SIGKILL)
     cluster.run("scontrol", "update", f"JobId={jobs['hangs']}", "TimeLimit=1")
     cluster.run("scancel", jobs["cancelled"])
     cluster.restart_controller(outage=5)
