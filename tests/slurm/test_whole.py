@@ -47,3 +47,7 @@ def test_four_scoring_shards_run_side_by_side_and_merge_to_the_same_bytes(finish
     facts = [cluster.facts(job) for job in shards]
     last, first = max(job["StartTime"] for job in facts), min(job["EndTime"] for job in facts)
     assert last < first, "one after another, not side by side"
+    again = Run(cluster, folder, finished.profile, finished.arguments)
+    again.start("--", str(whole.relative_to(folder)))  # in one piece, as other tests take it to be
+    assert again.finish() == 0, again.text
+    assert whole.read_bytes() == before
