@@ -14,7 +14,8 @@ for a whole run, takes `table_seconds`.
 
 `matmul_share` is the part of our step that torch.matmul takes for the products the algorithm needs at these shapes: one
 forward pass to sample (which also serves the first update), one for the reference, one more for every further epoch,
-and a backward pass for every epoch; two FLOPs a weight of the blocks and token each.
+and a backward pass for every epoch; two FLOPs a weight of the blocks and token each. Tokens that prompts of a pass open
+with alike count once, as they are computed once: `tokens_per_step` are so many.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from elkflow.models import load_model, load_tokenizer
 from elkflow.policy import Policy
 from elkflow.questions import read_questions, table_rewards
 from elkflow.settings.ppo import PPOSettings
-from elkflow.trainer import Trainer
+from elkflow.trainer import SAMPLED_AT_ONCE, Trainer
 
 FOREVER = 10**6
 
@@ -82,20 +82,20 @@ class Ours:
         start = time.perf_counter()
         self.trainer.step()
         seconds = time.perf_counter() - start
-        size = self.job["minibatch_size"]
-        epochs = self.job["settings"]["ppo_epochs"]
-        tokens = self.tokens(rows)
-        forward, backward = [], []
-        for at in range(0, len(rows), size):
-            once = self.products(sum(tokens[at : at + size]))
-            forward.append(once[0])
-            backward.append(once[1])
+        size, epochs = self.job["minibatch_size"], self.job["settings"]["ppo_epochs"]
+        once = [self.products(self.tokens(part)) for part in cut(rows, max(size, SAMPLED_AT_ONCE))]
+        each = [self.products(self.tokens(part)) for part in cut(rows, size)]
+        sampled, forward, backward = (
+            sum(one[0] for one in once),
+            sum(one[0] for one in each),
+            sum(one[1] for one in each),
+        )
         return {
             "seconds": seconds,
             "parts": self.parts,
             "updates": self.figures["updates"],
-            "tokens": sum(tokens),
-            "limit": (epochs + 1) * sum(forward) + epochs * sum(backward),
+            "tokens": sum(self.tokens(part) for part in cut(rows, size)),
+            "limit": 2 * sampled + (epochs - 1) * forward + epochs * backward,
         }
 
     def products(self, tokens: int) -> tuple[float, float]:
@@ -119,13 +119,20 @@ class Ours:
     def memory(self, rows: list[int]) -> dict[str, float]:
         """Peak of the process, and what came on top of model and libraries for each token, block and unit of width."""
         peak, config = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, self.trainer.policy.base.config
-        tokens = self.tokens(rows[: self.job["minibatch_size"]])
-        each = sum(tokens) * config.num_hidden_layers * config.hidden_size
+        each = self.tokens(rows[: self.job["minibatch_size"]]) * config.num_hidden_layers * config.hidden_size
         return {"peak_memory_mb": peak / 1024**2, "activation_bytes": (peak - self.resident) / each}
 
-    def tokens(self, rows: list[int]) -> list[int]:
-        """Tokens that go through the model for each prompt: all but the last of its response."""
-        return [len(self.trainer.questions.tokens[row]) + self.job["settings"]["max_new_tokens"] - 1 for row in rows]
+    def tokens(self, rows: list[int]) -> int:
+        """Tokens that a pass over these prompts is about: what they open with alike counts once, and of the responses
+        all but the last token, which is not read."""
+        prompts = [self.trainer.questions.tokens[row] for row in rows]
+        trie = len({tuple(prompt[: end + 1]) for prompt in prompts for end in range(len(prompt))})
+        return trie + len(rows) * (self.job["settings"]["max_new_tokens"] - 1)
+
+
+def cut(rows: list[int], size: int) -> list[list[int]]:
+    """Parts of so many rows."""
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
 def main() -> None:

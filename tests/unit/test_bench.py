@@ -48,7 +48,9 @@ def test_our_side_makes_the_steps_it_is_asked_for(tmp_path, minibatch):
     taken = schedule.batch_rows(8, 4, 0, 0)
     done = ours.step(taken)
     assert done["updates"] == 4 * 4 // minibatch
-    assert done["tokens"] == sum(len(asked.tokens[row]) + 1 for row in taken)
+    assert done["tokens"] == sum(ours.tokens(part) for part in ppo_worker.cut(taken, minibatch))
+    assert ours.tokens(taken[:1]) == len(asked.tokens[taken[0]]) + 1
+    assert ours.tokens([taken[0]] * 3) == len(asked.tokens[taken[0]]) + 3
     assert done["limit"] > 0 and 0 < done["parts"]["update"] < done["seconds"]
     blocks = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # q and o, k and v of one head, the inner layers
     assert sum(weight.numel() for weight in ours.weights()) == blocks

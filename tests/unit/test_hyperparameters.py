@@ -178,7 +178,7 @@ def test_sampling_can_be_narrowed_to_the_likeliest_token(tmp_path, setting, leng
     made = trainer(tmp_path, max_new_tokens=length, **setting)
     batch = made.roll_out(0)
     prompts = [made.questions.tokens[row] for row in batch.rows]
-    greedy = generate(made.policy, prompts, None, made.sampling, made.ends)
+    greedy, _ = generate(made.policy, prompts, None, made.sampling, made.ends)
     assert batch.responses == made.texts(greedy, batch.mask)
     assert trainer(tmp_path / "free", max_new_tokens=length).roll_out(0).responses != batch.responses
 

@@ -65,7 +65,10 @@ def test_a_step_is_that_of_trl(tmp_path, monkeypatch, name):
 
     def generate(_, rows, *rest):
         given = [responses[prompts.index(list(row))] for row in rows]
-        return torch.tensor([row + [0] * (3 - len(row)) for row in given])
+        frozen = policy.freeze([list(row) + response[:-1] for row, response in zip(rows, given, strict=True)])
+        starts = torch.tensor([[len(row) - 1] for row in rows])
+        positions = (starts + torch.arange(3)).clamp(max=frozen.layout.columns.shape[1] - 1)
+        return torch.tensor([row + [0] * (3 - len(row)) for row in given]), policy.states(frozen, positions)
 
     def rewards(given, _):
         return torch.tensor([scores[int(text)] for text in given])

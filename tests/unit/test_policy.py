@@ -9,7 +9,7 @@ from elkflow.errors import UserError
 from elkflow.policy import Policy
 from elkflow.settings.ppo import PPOSettings
 
-ROWS = [[5, 9, 11, 12], [7, 8, 9, 10, 4, 20]]
+ROWS = [[7, 8, 9, 12], [7, 8, 9, 10, 4, 20]]  # as far as they are alike, they are one in a trie
 LAST = torch.tensor([[3], [5]])
 
 
@@ -39,7 +39,7 @@ def test_many_families_give_their_own_logits(name, layers):
     policy = moved(Policy(model, PPOSettings(steps=1, layers=layers, lora={"targets": targets})))
     frozen = policy.freeze(ROWS)
     logits, values = policy(frozen, LAST)
-    assert policy.split
+    assert policy.split and policy.longest == (0 if name == "gemma2" else 256)  # its windows are 3 tokens wide
     torch.testing.assert_close(logits, whole(policy.model, ROWS), atol=2e-5, rtol=0)
     assert not torch.allclose(logits, before, atol=1e-4)
     with policy.as_reference():
@@ -93,6 +93,29 @@ def test_half_precision_keeps_what_is_trained_in_full():
         logits, _ = policy(policy.freeze(ROWS), LAST)
         logits.sum().backward()
         assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
+
+
+def test_attention_with_capped_scores_stays_out_of_tries():
+    config = Gemma2Config(**WIDE, attn_logit_softcapping=0.1)
+    policy = Policy(AutoModelForCausalLM.from_config(config).eval(), PPOSettings(steps=1))
+    assert policy.split and not policy.longest
+
+
+@pytest.mark.parametrize("settings", [{"layers": 2}, {"train": "full"}, {"gradient_checkpointing": True}])
+def test_a_trie_has_the_gradients_of_padded_lines(settings):
+    rows = [[*range(5, 45), *end] for end in ([1, 2, 3], [1, 2, 4, 5], [6], [])] + [[9, 8]]
+    last = torch.tensor([[len(row) - 1, 1] for row in rows])
+    found = []
+    for longest in (256, 0):
+        policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, **settings)))
+        policy.longest = longest
+        frozen = policy.freeze(rows)
+        assert frozen.layout.ids.shape == ((1, 48) if longest else (5, 44))
+        logits, values = policy(frozen, last)
+        (logits.square().mean() + values.sum()).backward()
+        found.append({name: parameter.grad for name, parameter in policy.trained()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_unknown_targets_are_named():

@@ -12,7 +12,8 @@ from elkflow.policy import Policy
 from elkflow.rollout import Sampling, collect, draw, generate, response_mask, response_text
 from elkflow.settings.ppo import PPOSettings
 
-PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 4, 20], [30, 31]]
+PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 4, 20], [30, 31], [7, 8, 9, 12, 13], [5, 9], [30, 31]]
+"""Some open alike, one is the beginning of another, and one is there twice."""
 END = {3}
 
 
@@ -58,19 +59,23 @@ def naive(made, prompts, uniform, sampling):
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("longest", [256, 0], ids=["a trie", "padded lines"])
 @pytest.mark.parametrize("layers", ["all", 2])
-def test_samples_are_those_of_the_plain_model(length, layers):
+def test_samples_are_those_of_the_plain_model(length, layers, longest):
     made, sampling = policy(layers=layers), Sampling(max_new_tokens=length)
+    assert made.longest == 256
+    made.longest = longest
     with torch.no_grad():  # an adapter that does something
         for name, parameter in made.trained(value_head=False):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     for seed in range(8):
-        uniform = torch.rand(3, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        uniform = torch.rand(len(PROMPTS), length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         wanted = naive(made, PROMPTS, uniform, sampling)
-        tokens = generate(made, PROMPTS, uniform, sampling, END)
+        tokens, _ = generate(made, PROMPTS, uniform, sampling, END)
         mask = response_mask(tokens, END)
         assert [row[: int(n)] for row, n in zip(tokens.tolist(), mask.sum(1), strict=True)] == wanted
-        chunk = collect(made, [0, 1, 2], PROMPTS, uniform, sampling, END, keep_graph=False)
+        chunk = collect(made, list(range(6)), PROMPTS, uniform, sampling, END, keep_graph=seed % 2 == 0)
+        assert (chunk.graph is None) == (seed % 2 == 1)
         assert torch.equal(chunk.tokens * chunk.mask, tokens * mask)
         for i, row in enumerate(wanted):
             with torch.no_grad():
@@ -82,8 +87,21 @@ def test_samples_are_those_of_the_plain_model(length, layers):
 def test_some_of_those_responses_end_early():
     made, sampling = policy(), Sampling(max_new_tokens=5)
     uniform = torch.rand(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counts = response_mask(generate(made, PROMPTS * 20, uniform, sampling, END), END).sum(1)
+    counts = response_mask(generate(made, PROMPTS * 10, uniform, sampling, END)[0], END).sum(1)
     assert counts.min() < 5 and counts.max() == 5
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_parts_of_a_chunk_are_read_as_the_chunk_was(length):
+    made, sampling = policy(), Sampling(max_new_tokens=length)
+    uniform = torch.rand(6, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = collect(made, [3, 1, 4, 0, 5, 2], PROMPTS, uniform, sampling, END, keep_graph=False)
+    parts = whole.divided(made, [1, 2, 3])
+    assert [part.rows for part in parts] == [[3], [1, 4], [0, 5, 2]]
+    for part, wanted in zip(parts, whole.logprobs.split([1, 2, 3]), strict=True):
+        logits, _ = made(part.frozen, part.positions)
+        found = logits.log_softmax(-1).gather(-1, part.tokens[..., None])[..., 0]
+        torch.testing.assert_close(found * part.mask, wanted * part.mask, atol=1e-5, rtol=0)
 
 
 def test_the_mask_ends_with_the_end_token():

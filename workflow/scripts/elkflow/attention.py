@@ -1,4 +1,4 @@
-"""Attention over tries of many questions that computes little more than what is seen (see `packing.windows`)."""
+"""Attention over tries of many sequences that computes little more than what is seen (see `packing.windows`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import embedding, pad
 from transformers import AttentionInterface, PreTrainedModel
 
 WINDOWED = "elkflow_windowed"
@@ -14,15 +14,19 @@ WINDOWED = "elkflow_windowed"
 
 
 @contextmanager
-def looks_through(model: PreTrainedModel, columns: Tensor, seen: Tensor) -> Iterator[dict[str, Any]]:
-    """Within, a model given the keywords that this yields attends in windows (see `packing.windows`)."""
-    mask = torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)
+def windowed(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model attends in the windows that it is given as a keyword (see `additive`)."""
     before = model.config._attn_implementation
     model.set_attn_implementation(WINDOWED)
     try:
-        yield {"windows": (columns.to(model.device), mask.to(model.device))}
+        yield
     finally:
         model.set_attn_implementation(before)
+
+
+def additive(columns: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Windows as `attend` takes them: keys [N, K], and what is added to their scores [N, C, K]."""
+    return columns, torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, torch.finfo(torch.float32).min)
 
 
 def attend(
@@ -34,24 +38,43 @@ def attend(
     *,
     windows: tuple[Tensor, Tensor],
     scaling: float,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one line [1, H, T, D] in N windows: runs of C tokens, each over K keys of G heads.
 
     Heads that share a key stand behind each other as further queries, so that no key is copied for them. For so small
-    products fused attention takes half as long again as this on a CPU; as there, scores and softmax are in float32.
+    products fused attention takes half as long again as this on a CPU. Scores and softmax are in float32 as there;
+    under autocast the scores come from half precision, as in transformers' "eager" attention.
+
+    Raises:
+        ValueError: the architecture does something to its scores that is not done here.
     """
+    if softcap is not None or s_aux is not None:
+        raise ValueError("attention with capped scores or sinks")
     chosen, mask = (each.to(query.device) for each in windows)
     heads, length, width = query.shape[1:]
     (count, size), groups = mask.shape[:2], key.shape[1]
     filled = pad(query[0], (0, 0, 0, count * size - length))
     rows = filled.view(groups, heads // groups, count, size, width).permute(2, 0, 1, 3, 4).flatten(2, 3)
-    keys, values = (each[0][:, chosen].transpose(0, 1) for each in (key, value))  # [N, G, K, D]
-    scores = torch.matmul(rows.float() * scaling, keys.float().mT)
-    scores += mask.repeat(1, heads // groups, 1)[:, None]
-    found = torch.matmul(scores.softmax(-1).to(values.dtype), values)
-    found = found.unflatten(2, (heads // groups, size)).permute(0, 3, 1, 2, 4)  # [N, C, G, H/G, D]
+    keys, values = (_picked(each[0], chosen) for each in (key, value))
+    exact = keys.dtype if torch.is_autocast_enabled(query.device.type) else torch.float32
+    with torch.autocast(query.device.type, enabled=False):
+        scores = torch.matmul(rows.to(exact) * scaling, keys.to(exact).mT).float()
+        scores = scores.unflatten(2, (heads // groups, size)) + mask[:, None, None]
+        weights = torch.nn.functional.dropout(scores.softmax(-1), dropout).to(values.dtype)
+        found = torch.matmul(weights, values[:, :, None])
+    found = found.permute(0, 3, 1, 2, 4)  # [N, C, G, H/G, D]
     return found.reshape(1, count * size, heads, width)[:, :length], None
+
+
+def _picked(states: Tensor, chosen: Tensor) -> Tensor:
+    """Keys or values [G, T, D] at columns [N, K] -> [N, G, K, D]; an embedding's gradient is the fast one on a CPU."""
+    groups, _, width = states.shape
+    rows = embedding(chosen, states.transpose(0, 1).flatten(1))
+    return rows.view(*chosen.shape, groups, width).transpose(1, 2)
 
 
 AttentionInterface.register(WINDOWED, attend)

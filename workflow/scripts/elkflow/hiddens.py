@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from elkflow.attention import looks_through
+from elkflow.attention import additive, windowed
 from elkflow.cli import progress
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json
@@ -178,7 +178,8 @@ class Reader:
         with ExitStack() as within:
             within.enter_context(outputs_only_at(self.model, where))
             if self.windowed:
-                inputs |= within.enter_context(looks_through(self.model, *windows(lines[0])))
+                inputs["windows"] = additive(*(each.to(device) for each in windows(lines[0])))
+                within.enter_context(windowed(self.model))
             outputs = self.model(**inputs)
         logprobs = outputs.logits[0].float().log_softmax(-1).cpu()
         tokens, owner = torch.tensor([item[2] for item in scored]), torch.tensor([item[3] for item in scored])

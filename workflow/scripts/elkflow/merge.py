@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_table
+from elkflow.layout import padded
 from elkflow.models import compute_dtype, encode_prompt, load_model, load_tokenizer
-from elkflow.policy import padded
 from elkflow.settings.model import ModelSettings
 
 TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-1}
@@ -93,7 +93,7 @@ def saved_dtype(settings: ModelSettings) -> torch.dtype:
 def last_logits(model: Any, rows: list[list[int]]) -> Tensor:
     """Next-token logits after each row, [N, V] float32 on the CPU."""
     device = next(model.parameters()).device
-    ids = padded(rows, device)
+    ids = padded(rows, device).ids
     last = torch.tensor([len(row) - 1 for row in rows], device=device)
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=last.unique()).logits
     at = torch.searchsorted(last.unique(), last)

@@ -2,8 +2,8 @@
 
 The reference is the policy with its adapter off (or its trained weights swapped for the old ones); the critic is a
 linear map of the trunk's last hidden state. Blocks below the lowest trained one never change, so they run once a
-rollout and what they leave is kept; the output layer runs only where a response token is predicted.
-Prompts are padded on the right: causal attention never looks there, so no attention mask is needed.
+rollout and what they leave is kept; the output layer runs only where a response token is predicted. Sequences that open
+alike run through all of it as one trie (see `layout`).
 """
 
 import logging
@@ -20,7 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from elkflow.attention import windowed
 from elkflow.errors import UserError
+from elkflow.layout import LONGEST, Layout, packed, padded
 from elkflow.settings.ppo import PPOSettings
 
 logger = logging.getLogger(__name__)
@@ -30,10 +32,9 @@ logger = logging.getLogger(__name__)
 class Frozen:
     """What the frozen blocks leave of a batch of sequences, for the trained blocks to go on from."""
 
-    ids: Tensor
-    """[B, S], padded on the right."""
+    layout: Layout
     states: Tensor | None
-    """Hidden states under the lowest trained block [B, S, D]; None if everything is trained."""
+    """The lines' hidden states under the lowest trained block; None if everything is trained."""
     calls: tuple[tuple[tuple, dict[str, Any]], ...]
     """Further arguments of every trained block (position embeddings, masks), as the model itself passes them."""
 
@@ -83,7 +84,11 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.reference = None if settings.train == "lora" else {n: p.detach().clone() for n, p in self.trained(False)}
-        self.split = settings.train != "full" and self._splits_exactly()
+        window = getattr(model.config.get_text_config(), "sliding_window", None) or LONGEST
+        self.longest = LONGEST if window >= LONGEST and not settings.lora.dropout else 0
+        """Tokens of the longest sequence in a trie; 0 with dropout, which would be the same for all that share."""
+        self.split = settings.train != "full"
+        self._simplify()
 
     @property
     def device(self) -> torch.device:
@@ -97,29 +102,40 @@ class Policy(nn.Module):
 
     # forward passes
 
+    def lay(self, rows: Sequence[Sequence[int]]) -> Layout:
+        """Sequences of token ids as the lines that suit this model."""
+        together = len(rows) > 1 and max(map(len, rows)) <= self.longest
+        return (packed if together else padded)(rows, self.device)
+
+    def run(self, layout: Layout, **inputs: Any) -> Tensor:
+        """The whole trunk on a layout's lines, or on other `inputs` that follow them: last hidden states."""
+        given = inputs or {"input_ids": layout.ids, "use_cache": False} | layout.inputs
+        with self._computing(layout.packed):
+            return self.trunk(**given).last_hidden_state
+
     def freeze(self, rows: Sequence[Sequence[int]]) -> Frozen:
         """Run the blocks below the trained ones on token ids. rows: B sequences of any length."""
-        ids = padded(rows, self.device)
+        layout = self.lay(rows)
         if not self.split:
-            return Frozen(ids, None, ())
-        with torch.no_grad(), _recording(self.blocks[self.first :]) as calls, self._computing():
-            self.trunk(input_ids=ids, use_cache=False)
+            return Frozen(layout, None, ())
+        with torch.no_grad(), _recording(self.blocks[self.first :]) as calls:
+            self.run(layout)
         states = calls[0][0][0]
-        return Frozen(ids, states, tuple((args[1:], kwargs) for args, kwargs in calls))
+        return Frozen(layout, states, tuple((args[1:], kwargs) for args, kwargs in calls))
 
     def states(self, frozen: Frozen, positions: Tensor) -> Tensor:
         """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
-        with self._computing():
-            if frozen.states is None:
-                hidden = self.trunk(input_ids=frozen.ids, use_cache=False).last_hidden_state
-                return _gather(hidden, positions)
-            hidden = frozen.states
+        layout, hidden = frozen.layout, frozen.states
+        if hidden is None:
+            return layout.pick(self.run(layout), positions)
+        with self._computing(layout.packed):
             keep = self.checkpointing and torch.is_grad_enabled()
-            again: dict[str, Any] = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._computing())}
+            again: dict[str, Any] = {"use_reentrant": False}
+            again["context_fn"] = lambda: (nullcontext(), self._computing(layout.packed))
             for block, (args, kwargs) in zip(self.blocks[self.first :], frozen.calls, strict=True):
                 out = checkpoint(block, hidden, *args, **again, **kwargs) if keep else block(hidden, *args, **kwargs)
                 hidden = out[0] if isinstance(out, tuple) else out
-            return self.norm(_gather(hidden, positions))
+            return self.norm(layout.pick(hidden, positions))
 
     def logits(self, states: Tensor) -> Tensor:
         """Output layer [..., D] -> [..., V], float32."""
@@ -132,7 +148,10 @@ class Policy(nn.Module):
 
     def forward(self, frozen: Frozen, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Next-token logits [B, T, V] and values [B, T] at positions [B, T], both float32."""
-        states = self.states(frozen, positions)
+        return self.read(self.states(frozen, positions))
+
+    def read(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Next-token logits [..., V] and values [...] of last hidden states [..., D]."""
         return self.logits(states), self.value_head(states.float())[..., 0]
 
     @contextmanager
@@ -155,7 +174,7 @@ class Policy(nn.Module):
             self.reference[name], parameter.data = parameter.data, self.reference[name]
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def _computing(self, in_trie: bool = False) -> Iterator[None]:
         """The precision and the attention of every pass.
 
         Weights that are trained stay in float32 while the work is done in the model's own dtype; an adapter's weights
@@ -169,33 +188,37 @@ class Policy(nn.Module):
             disable_input_dtype_casting(self.model) if half and lora else nullcontext(),
             torch.autocast(self.device.type, self.compute if half else torch.bfloat16, enabled=half),
             sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+            windowed(self.base) if in_trie else nullcontext(),
         ):
             yield
 
     @torch.no_grad()
-    def _splits_exactly(self) -> bool:
-        """Whether blocks, norm and output layer run one by one give the model's own logits."""
-        vocabulary = self.base.config.get_text_config().vocab_size
-        rows = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (12, 9)]
-        ids = padded(rows, self.device)
+    def _simplify(self) -> None:
+        """Do without what changes the model's own logits: tries, or blocks run one by one.
+
+        Raises:
+            UserError: it is neither.
+        """
+        size = self.base.config.get_text_config().vocab_size
+        rows = [[(7 * i + 3) % size for i in range(12)], [(7 * i + 3 + i // 6) % size for i in range(9)]]
+        last = torch.tensor([[11], [8]], device=self.device)
         with self._computing():
-            whole = self.base(input_ids=ids, use_cache=False).logits.float()
-        self.split = True
-        positions = torch.arange(9, device=self.device).expand(2, 9)
-        scale = whole.abs().max().clamp(min=1)
-        tolerance = (1e-4 if self.compute == torch.float32 else 3e-2) * scale
-        try:
-            difference = (self(self.freeze(rows), positions)[0] - whole[:, :9]).abs().max()
-        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-            difference = torch.tensor(float("inf"))
-            logger.info("blocks cannot be run one by one (%s)", error)
-        if difference <= tolerance:
-            return True
-        self.split = False
-        if (self(self.freeze(rows), positions)[0] - whole[:, :9]).abs().max() > tolerance:
-            raise UserError(f"policy: {type(self.base).__name__} treats its last hidden states in a way not known here")
-        logger.info("every pass runs the whole model: its blocks alone give other results (by %.3g)", difference)
-        return False
+            whole = [
+                self.base(input_ids=padded([row], self.device).ids, use_cache=False).logits[:, -1:] for row in rows
+            ]
+        wanted = torch.cat(whole).float()
+        tolerance = (1e-4 if self.compute == torch.float32 else 3e-2) * wanted.abs().max().clamp(min=1)
+        for split, longest in dict.fromkeys(((self.split, self.longest), (self.split, 0), (False, 0))):
+            self.split, self.longest = split, longest
+            try:
+                difference = (self(self.freeze(rows), last)[0] - wanted).abs().max()
+            except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+                logger.info("simpler passes: this architecture takes no parts of its own (%s)", error)
+                continue
+            if difference <= tolerance:
+                return
+            logger.info("simpler passes: parts of the model give other results (by %.3g)", difference)
+        raise UserError(f"policy: {type(self.base).__name__} treats its last hidden states in a way not known here")
 
 
 def lora_config(model: PreTrainedModel, settings: PPOSettings, first: int) -> LoraConfig:
@@ -243,19 +266,6 @@ def final_norm(trunk: nn.Module) -> nn.Module:
         if isinstance(module := getattr(trunk, name, None), nn.Module):
             return module
     return nn.Identity()
-
-
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Token ids [B, S], zeros on the right."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    return ids.to(device)
-
-
-def _gather(hidden: Tensor, positions: Tensor) -> Tensor:
-    """hidden [B, S, D] at positions [B, T] -> [B, T, D]."""
-    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from elkflow.policy import Frozen, Policy, padded
+from elkflow.policy import Frozen, Policy
 from elkflow.ppo import entropy, token_logprobs
 
 
@@ -48,10 +49,9 @@ def draw(logits: Tensor, uniform: Tensor | None, sampling: Sampling) -> Tensor:
     return torch.minimum(found, last)
 
 
-@torch.no_grad()
 def generate(
     policy: Policy, rows: Sequence[Sequence[int]], uniform: Tensor | None, sampling: Sampling, ends: set[int]
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Sample responses of any length with a key-value cache.
 
     Args:
@@ -60,31 +60,25 @@ def generate(
         ends: tokens that end a response.
 
     Returns:
-        Tokens [B, max_new_tokens]; see `response_mask` for which of them count.
+        Tokens [B, max_new_tokens] (see `response_mask` for which of them count), and the last hidden states
+        [B, max_new_tokens, D] that they were drawn from, in the gradients' graph if there is one.
     """
-    device = policy.device
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    ids = padded(rows, device)
-    attend = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
-    cache = DynamicCache(config=policy.base.config)
+    layout, device = policy.lay(rows), policy.device
+    given: dict[str, Any] = {"past_key_values": DynamicCache(config=policy.base.config), "use_cache": True}
     tokens = torch.zeros(len(rows), sampling.max_new_tokens, dtype=torch.long, device=device)
     finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    hidden = policy.trunk(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-    hidden = hidden[torch.arange(len(rows)), lengths - 1]
+    lines = policy.run(layout, input_ids=layout.ids, **given, **layout.inputs)
+    states = [layout.pick(lines, layout.lengths[:, None] - 1)]
     for t in range(sampling.max_new_tokens):
-        tokens[:, t] = draw(policy.logits(hidden), None if uniform is None else uniform[:, t].to(device), sampling)
+        logits = policy.logits(states[-1].detach()[:, 0])
+        tokens[:, t] = draw(logits, None if uniform is None else uniform[:, t].to(device), sampling)
         finished |= torch.isin(tokens[:, t], torch.tensor(sorted(ends), device=device))
         if t + 1 == sampling.max_new_tokens or finished.all():
             break
-        attend = torch.cat([attend, attend.new_ones(len(rows), 1)], dim=1)
-        hidden = policy.trunk(
-            input_ids=tokens[:, t : t + 1],
-            attention_mask=attend,
-            position_ids=(lengths + t)[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, 0]
-    return tokens
+        lines = policy.run(layout, **given, **layout.following(tokens[:, : t + 1]))
+        states.append(lines[0, :, None] if layout.packed else lines)
+    states += [states[-1]] * (sampling.max_new_tokens - len(states))  # nothing counts behind the last end
+    return tokens, torch.cat(states, dim=1)
 
 
 def response_mask(tokens: Tensor, ends: set[int]) -> Tensor:
@@ -104,6 +98,8 @@ class Chunk:
 
     rows: list[int]
     """Positions in the rollout batch."""
+    whole: list[list[int]]
+    """Token ids that go through the model: prompts and all but the last of each response."""
     frozen: Frozen
     positions: Tensor
     """Where each token is predicted [B, T]."""
@@ -115,6 +111,18 @@ class Chunk:
     entropy: Tensor
     graph: tuple[Tensor, Tensor, Tensor] | None
     """Log-probabilities, values and entropies with their gradients' graph, if the first update may use it."""
+
+    def divided(self, policy: Policy, sizes: Sequence[int]) -> list["Chunk"]:
+        """Parts of so many rows, without a graph."""
+        parts, at = [], 0
+        for size in sizes:
+            part = slice(at, at := at + size)
+            frozen = policy.freeze(self.whole[part])
+            positions = self.positions[part].clamp(max=frozen.layout.columns.shape[1] - 1)
+            names = ("rows", "whole", "tokens", "mask", "logprobs", "reference", "values", "entropy")
+            own = {name: getattr(self, name)[part] for name in names}
+            parts.append(replace(self, frozen=frozen, positions=positions, graph=None, **own))
+        return parts
 
 
 def collect(
@@ -128,8 +136,8 @@ def collect(
 ) -> Chunk:
     """Sample responses to `prompts` and read log-probabilities, reference and values in the same pass.
 
-    A response of one token is drawn from the very logits that the first update differentiates; a longer one is
-    generated with a cache first.
+    A response is drawn from the very states that the first update differentiates. Where that update comes after others,
+    a response of several tokens, sampled with a cache, is read once more as the update will: rounding is then the same.
 
     Args:
         uniform: random numbers [B, max_new_tokens].
@@ -138,20 +146,23 @@ def collect(
     device, length = policy.device, sampling.max_new_tokens
     starts = torch.tensor([len(row) - 1 for row in prompts], device=device)[:, None]
     if length == 1:
-        positions, frozen = starts, policy.freeze(prompts)
+        positions, whole = starts, [list(row) for row in prompts]
+        frozen = policy.freeze(whole)
         with torch.set_grad_enabled(keep_graph):
             logits, values = policy(frozen, positions)
         tokens = draw(logits[:, 0].detach(), uniform[:, 0].to(device), sampling)[:, None]
         mask = torch.ones_like(values)
     else:
-        tokens = generate(policy, prompts, uniform, sampling, ends)
+        reuse = keep_graph and not policy.checkpointing
+        with torch.set_grad_enabled(reuse):
+            tokens, states = generate(policy, prompts, uniform, sampling, ends)
         mask = response_mask(tokens, ends)
         counts = mask.sum(1).int().tolist()
         whole = [[*p, *t[: n - 1]] for p, t, n in zip(prompts, tokens.tolist(), counts, strict=True)]
         frozen = policy.freeze(whole)
-        positions = (starts + torch.arange(length, device=device)).clamp(max=frozen.ids.shape[1] - 1)
+        positions = (starts + torch.arange(length, device=device)).clamp(max=frozen.layout.columns.shape[1] - 1)
         with torch.set_grad_enabled(keep_graph):
-            logits, values = policy(frozen, positions)
+            logits, values = policy.read(states) if reuse else policy(frozen, positions)
     with torch.set_grad_enabled(keep_graph):
         graph = (token_logprobs(logits, tokens, sampling.temperature), values, entropy(logits, sampling.temperature))
     with policy.as_reference():
@@ -159,9 +170,8 @@ def collect(
         reference = token_logprobs(reference, tokens, sampling.temperature)
     detached = (tensor.detach() for tensor in graph)
     logprobs, values, entropies = detached
-    return Chunk(
-        rows, frozen, positions, tokens, mask, logprobs, reference, values, entropies, graph if keep_graph else None
-    )
+    kept = graph if keep_graph else None
+    return Chunk(rows, whole, frozen, positions, tokens, mask, logprobs, reference, values, entropies, kept)
 
 
 def end_tokens(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:

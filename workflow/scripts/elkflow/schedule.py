@@ -1,7 +1,8 @@
-"""What follows from (seed, step) alone: prompts of a batch, random seeds, learning rate."""
+"""What follows from (seed, step) alone: prompts of a batch and who takes them, random seeds, learning rate."""
 
 import hashlib
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -33,6 +34,27 @@ def batch_rows(prompts: int, batch_size: int, step: int, seed: int) -> list[int]
         number: np.random.default_rng([seed, number]).permutation(prompts) for number in {p // prompts for p in places}
     }
     return [int(passes[place // prompts][place % prompts]) for place in places]
+
+
+def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: int, processes: int) -> list[list[int]]:
+    """What one process works on at a time: positions in the batch, in `accumulation` parts of every minibatch's share.
+
+    Args:
+        lengths: of the batch's prompts; those alike are put together.
+    """
+    share = minibatch // processes
+    size = share // accumulation
+    found = []
+    for first in range(process * share, len(lengths), minibatch):
+        mine = sorted(range(first, first + share), key=lengths.__getitem__)
+        found += [mine[at : at + size] for at in range(0, share, size)]
+    return found
+
+
+def gathered(parts: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
+    """Neighbouring parts together, as many as have up to `rows` rows; at least one."""
+    count = max(1, rows // len(parts[0]))
+    return (list(parts[at : at + count]) for at in range(0, len(parts), count))
 
 
 def mixed(*parts: int) -> int:

@@ -32,6 +32,9 @@ from elkflow.settings.ppo import PPOSettings
 
 logger = logging.getLogger(__name__)
 
+SAMPLED_AT_ONCE = 16
+"""Responses, where the parts that are updated at a time are smaller."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -162,32 +165,27 @@ class Trainer:
         rows = schedule.batch_rows(len(self.questions), count, step, self.seed)
         generator = torch.Generator().manual_seed(schedule.mixed(self.seed, step))
         uniform = torch.rand(count, settings.max_new_tokens, generator=generator, dtype=torch.float64)
-        whole = self.minibatch == count and settings.accumulation == 1  # the first update sees the sampling weights
+        each, accelerator = settings.accumulation, self.accelerator
+        lengths = [len(self.questions.tokens[row]) for row in rows]
+        parts = schedule.parts(lengths, self.minibatch, each, accelerator.process_index, accelerator.num_processes)
+        # weights at the first update are those that sampled
+        keep_graph = self.minibatch == count and each == 1 and not settings.lora.dropout
         self.policy.eval()
-        minibatches: list[list[Chunk]] = []
-        for first in range(0, count, self.minibatch):
-            share = self.minibatch // self.accelerator.num_processes
-            at = first + share * self.accelerator.process_index
-            mine = sorted(range(at, at + share), key=lambda i: len(self.questions.tokens[rows[i]]))
-            parts = [
-                mine[i : i + share // settings.accumulation] for i in range(0, share, share // settings.accumulation)
-            ]
-            minibatches.append([])
-            for part in parts:
-                prompts = [self.questions.tokens[rows[i]] for i in part]
-                keep_graph = whole and not settings.lora.dropout
-                chunk = collect(self.policy, part, prompts, uniform[part], self.sampling, self.ends, keep_graph)
-                minibatches[-1].append(chunk)
-
-        chunks = [chunk for chunks in minibatches for chunk in chunks]
+        chunks: list[Chunk] = []
+        for several in schedule.gathered(parts, SAMPLED_AT_ONCE):
+            part = [i for one in several for i in one]
+            prompts = [self.questions.tokens[rows[i]] for i in part]
+            chunk = collect(self.policy, part, prompts, uniform[part], self.sampling, self.ends, keep_graph)
+            chunks += [chunk] if len(several) == 1 else chunk.divided(self.policy, [len(one) for one in several])
+        minibatches = [chunks[at : at + each] for at in range(0, len(chunks), each)]
         mine = [i for chunk in chunks for i in chunk.rows]
         responses = [text for chunk in chunks for text in self.texts(chunk.tokens, chunk.mask)]
         scores = torch.as_tensor(self.rewards([self.questions.prompts[rows[i]] for i in mine], responses))
         texts = dict(pair for part in gather_object([list(zip(mine, responses, strict=True))]) for pair in part)
-        order = self.accelerator.gather(torch.tensor(mine, device=self.accelerator.device)).cpu().argsort()
+        order = accelerator.gather(torch.tensor(mine, device=accelerator.device)).cpu().argsort()
 
         def gathered(values: Tensor) -> Tensor:
-            return self.accelerator.gather(values.to(self.accelerator.device)).cpu()[order]
+            return accelerator.gather(values.to(accelerator.device)).cpu()[order]
 
         names = ("mask", "logprobs", "reference", "values", "entropy")
         together = {name: gathered(torch.cat([getattr(chunk, name) for chunk in chunks])) for name in names}
@@ -256,7 +254,7 @@ class Trainer:
         for rows, frozen in self.watched:
             if frozen is None:
                 prompts = [self.held_out.tokens[row] for row in rows]
-                tokens = generate(self.policy, prompts, None, self.sampling, self.ends)
+                tokens, _ = generate(self.policy, prompts, None, self.sampling, self.ends)
             else:
                 last = torch.tensor([[len(self.held_out.tokens[row]) - 1] for row in rows], device=self.policy.device)
                 tokens = self.policy.logits(self.policy.states(frozen, last)).argmax(-1)
