@@ -96,14 +96,15 @@ class ProbeRewards:
 
     def log_odds(self, prompts: Sequence[str]) -> Tensor:
         """Log-odds [N] float32 of the probe's second answer to each prompt, given as the frozen model is to read it."""
-        from elkflow.hiddens import choose_layout, tokenise
+        from elkflow.hiddens import BATCH_TOKENS, choose_layout, tokenise
         from elkflow.packing import batches
 
         questions = tokenise(self.tokenizer, self.kind, prompts, [self.probe.facts["answers"]] * len(prompts))
         states = torch.zeros(len(questions), 2, len(self.probe.weight))
         if not self.checked:
             self.reader, self.checked = choose_layout(self.reader, questions), True
-        for lines in batches(self.reader.lines(questions), 4096):
+        tokens = BATCH_TOKENS.get(self.reader.model.device.type, 8192)
+        for lines in batches(self.reader.lines(questions, tokens), tokens):
             read = self.reader.read(lines)
             if read.states.shape[0] != self.probe.facts["layers"]:
                 raise UserError(
