@@ -19,6 +19,7 @@ from tiny import save_tiny_model
 from elkflow import answers, evaluation, harness, tasks
 from elkflow.errors import UserError
 from elkflow.files import read_json, read_table, write_table
+from elkflow.hiddens import Reader
 from elkflow.lineage import check, write_manifest
 from elkflow.models import encode_answer, encode_prompt, load_model, load_tokenizer
 from elkflow.packing import Line
@@ -114,12 +115,20 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("shared", [True, False])
+LAYOUTS = {"windows": {}, "masked": {"windowed": False}, "plain": {"shared": False}}
+
+
+def laid_out(model, layout):
+    """The model made to lay its questions out like this."""
+    model._readers = dict.fromkeys((True, False), Reader(model.model, "decoder", **LAYOUTS[layout]))
+    return model
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("batch_size", [1, 4, "auto"])
 @pytest.mark.parametrize("pairs", [MIXED, [(text, " Yes") for text in SENTENCES], MIXED[:1]])
-def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs, shared):
-    ours = subject(checkpoint, batch_size=batch_size)
-    ours._shared = shared
+def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs, layout):
+    ours = laid_out(subject(checkpoint, batch_size=batch_size), layout)
     theirs = HFLM(pretrained=ours.model, tokenizer=ours.tokenizer, batch_size=1)
     requests = requests_for(theirs, pairs)
     expected = theirs._loglikelihood_tokens(requests, disable_tqdm=True)
@@ -128,14 +137,26 @@ def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs, sha
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_nothing_runs_twice(checkpoint, monkeypatch, shared):
+def test_contexts_too_long_for_windows_are_laid_out_under_masks(checkpoint, monkeypatch):
+    model = subject(checkpoint)
+    short, long = requests_for(model, [("what is", " Yes")]), requests_for(model, MIXED)
+    expected = model._loglikelihood_tokens(long)
+    assert set(model._readers) == {True} and model._readers[True].windowed
+    monkeypatch.setattr(harness, "LONGEST_IN_WINDOWS", len(short[0][1]) + len(short[0][2]))
+    model._loglikelihood_tokens(short)
+    assert set(model._readers) == {True}
+    found = model._loglikelihood_tokens(long)
+    assert model._readers[False].shared and not model._readers[False].windowed
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_runs_twice(checkpoint, monkeypatch, layout):
     model = subject(checkpoint)
     model.exact_prompts = True
-    if not shared:
-        model._shared = False
     model._loglikelihood_tokens(requests_for(model, [("what is", "Yes")]))
-    assert model._shared is shared
+    assert model._readers[True].windowed  # asked, it takes them
+    laid_out(model, layout)
     pairs = [(f"{OPENING} {text}", answer) for text in SENTENCES for answer in ("Yes", "No")]
     requests = requests_for(model, pairs)
     prompts = {tuple(context) for _, context, _ in requests}
@@ -151,8 +172,9 @@ def test_nothing_runs_twice(checkpoint, monkeypatch, shared):
     found = model._loglikelihood_tokens(requests)
     monkeypatch.undo()
     ((shape, mask),) = fed
-    if shared:  # the opening once, then what differs; answers of one token cost nothing
-        assert shape == (1, opening + sum(len(prompt) - opening for prompt in prompts)) and mask is not None
+    if layout != "plain":  # the opening once, then what differs; answers of one token cost nothing
+        assert shape == (1, opening + sum(len(prompt) - opening for prompt in prompts))
+        assert (mask is None) == (layout == "windows")
     else:
         assert shape == (3, max(map(len, prompts))) and mask is None
     for (score, _), (prompt, answer) in zip(found, pairs, strict=True):
@@ -398,7 +420,7 @@ def test_base_adapter_and_merged_model_in_every_precision(checkpoint, tuned, pre
         assert "dtype" not in precision or str(model.model.dtype) == f"torch.{precision['dtype']}"
         exact = {answer: by_hand(tuned / "merged" if found else checkpoint, *answer) for answer in MIXED[:6]}
         scored = model._loglikelihood_tokens([((c, a), *tokens(model, c, a)) for c, a in exact])
-        assert model._shared
+        assert model._readers[True].windowed
         found.append([score for score, _ in scored])
         assert found[-1] == pytest.approx(list(exact.values()), abs=rounding)
     base, adapter, merged = found

@@ -1,7 +1,9 @@
 """The model behind lm-evaluation-harness: its HFLM, computing only what its callers read."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -11,15 +13,18 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from elkflow import attention
 from elkflow.answers import BLOCK, Answers, Request
 from elkflow.cli import progress
 from elkflow.errors import UserError
 from elkflow.hiddens import BATCH_TOKENS, Reader, choose_layout, outputs_only_at
 from elkflow.models import encode_answer, encode_prompt
-from elkflow.packing import Line, Question, ancestor_mask, batches, pad, tree_lines
+from elkflow.packing import Line, Question, ancestor_mask, batches, joined, pad, tree_lines, windows
 
 MOST_LOGITS = 2048
 """Positions whose logits are held at once: 400 MB in float32 at a vocabulary of 49k."""
+LONGEST_IN_WINDOWS = 1024
+"""Tokens of the longest input; attention over longer ones is faster in one piece, under a mask."""
 WINDOWS = 64
 """Windows of long texts laid out together; how many run together is decided as for everything else."""
 
@@ -63,7 +68,7 @@ class HarnessModel(HFLM):
         if accelerator.num_processes > 1:  # the parent looks for others only where it loads the model itself
             self.accelerator = accelerator
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-        self._shared: bool | None = None  # whether the architecture takes prefix trees; asked on the first questions
+        self._readers: dict[bool, Reader] = {}  # what the architecture takes, with and without windows
         self._chosen: BatchSize | None = None
         self._answers = answers
 
@@ -111,19 +116,23 @@ class HarnessModel(HFLM):
         """What `_loglikelihood_tokens` returns, for a decoder."""
         questions = [self._question(row, request) for row, request in enumerate(requests)]
         longest = max((len(question.prompt) + len(question.answers[0]) for question in questions), default=0)
-        if self._shared is None:
+        windowed = longest <= LONGEST_IN_WINDOWS
+        if windowed not in self._readers:
             sample = [Question(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
-            self._shared = choose_layout(Reader(self.model, "decoder", windowed=False), sample).shared
-        if self._shared:
-            lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
-        else:
-            lines = plain_lines(questions)
+            self._readers[windowed] = choose_layout(Reader(self.model, "decoder", windowed=windowed), sample)
+        reader = self._readers[windowed]
         size = self._chosen or self.batch_size_per_gpu
 
         def score(tokens: int) -> list[tuple[float, bool]]:
             answers = [(0.0, False)] * len(requests)
+            if reader.windowed:
+                lines = tree_lines(questions, math.inf, min(tokens, MOST_LOGITS))
+            elif reader.shared:
+                lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
+            else:
+                lines = plain_lines(questions)
             for batch in progress(list(few_logits(batches(lines, tokens))), "scoring"):
-                for slot, answer in self._score(batch, requests):
+                for slot, answer in self._score(batch, requests, reader.windowed):
                     answers[slot] = answer
             return answers
 
@@ -141,13 +150,19 @@ class HarnessModel(HFLM):
         return Question(row, tokens[: -len(continuation)], [tokens[-len(continuation) : -1]])
 
     @torch.inference_mode()
-    def _score(self, lines: Sequence[Line], requests: Sequence[Request]) -> Iterator[tuple[int, tuple[float, bool]]]:
+    def _score(
+        self, lines: Sequence[Line], requests: Sequence[Request], windowed: bool
+    ) -> Iterator[tuple[int, tuple[float, bool]]]:
         """One forward pass: slot and (log-probability, greedy) of every sequence in `lines`.
 
         Lines that are plain sequences need no mask: padding stands to the right, where causal attention never looks.
         """
+        lines = [joined(lines)] if windowed else lines
         inputs: dict[str, Any] = {"input_ids": pad([line.ids for line in lines], 0), "use_cache": False}
-        if any(line.parent != list(range(-1, len(line.ids) - 1)) for line in lines):
+        if windowed:
+            inputs["position_ids"] = pad([line.depth for line in lines], 0)
+            inputs["windows"] = attention.additive(*(each.to(self.device) for each in windows(lines[0])))
+        elif any(line.parent != list(range(-1, len(line.ids) - 1)) for line in lines):
             inputs["attention_mask"] = ancestor_mask(lines, self.model.dtype)
             inputs["position_ids"] = pad([line.depth for line in lines], 0)
         inputs = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
@@ -158,7 +173,7 @@ class HarnessModel(HFLM):
         ]
         places = torch.tensor([(row, column) for row, _, tail in tails for column in tail])
         where, order = torch.unique(places, dim=0, return_inverse=True)
-        with outputs_only_at(self.model, where):
+        with outputs_only_at(self.model, where), attention.windowed(self.model) if windowed else nullcontext():
             logits = self.model(**inputs).logits[0].float()  # [K, V]
         wanted = torch.tensor([token for _, slot, _ in tails for token in requests[slot][2]])
         order, wanted = order.to(logits.device), wanted.to(logits.device)
