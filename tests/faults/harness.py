@@ -41,27 +41,35 @@ class Point:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Job:
+    """A finished job's files."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
 @dataclass
 class Outcome:
     """How a start of the workflow ended: exit code (negative: the signal), what it printed, which jobs it finished."""
 
     code: int
     text: str
-    finished: dict[str, list[str]] = field(default_factory=dict)
-    """Each output file of a finished job to all outputs of that job."""
+    finished: dict[str, Job] = field(default_factory=dict)
+    """By each of their outputs."""
 
     def __post_init__(self) -> None:
-        jobs: dict[str, list[str]] = {}
-        outputs: list[str] = []
+        jobs: dict[str, Job] = {}
+        named = Job([], [])
         for line in self.text.splitlines():
             if re.match(r"(?:local)?rule (\w+):", line.strip()):
-                outputs = []
-            elif match := re.match(r"\s+output: (.*)", line):
-                outputs = match[1].split(", ")
+                named = Job([], [])
+            elif match := re.match(r"\s+(input|output): (.*)", line):
+                getattr(named, f"{match[1]}s").extend(match[2].split(", "))
             elif match := re.match(r"\s+jobid: (\d+)", line):
-                jobs[match[1]] = outputs
-            elif match := re.search(r"Finished jobid: (\d+)", line):
-                self.finished |= {file: jobs.get(match[1], []) for file in jobs.get(match[1], [])}
+                jobs[match[1]] = named
+            elif (match := re.search(r"Finished jobid: (\d+)", line)) and match[1] in jobs:
+                self.finished |= dict.fromkeys(jobs[match[1]].outputs, jobs[match[1]])
 
 
 class Workspace:
@@ -75,8 +83,8 @@ class Workspace:
         self.folder, self.whole = folder, whole
         self.dice = random.Random(seed)
         self.results = folder / "results"
-        self.made: dict[str, list[str]] = {}
-        """Outputs of finished jobs, each to all outputs of its job."""
+        self.made: dict[str, Job] = {}
+        """Outputs of finished jobs."""
         self.tally: Counter[str] = Counter()
 
     @classmethod
@@ -242,7 +250,15 @@ class Workspace:
 
     def outputs_with(self, path: Path) -> list[str]:
         """All outputs of the finished job that made this one; none, if no finished job did."""
-        return self.made.get(str(path.relative_to(self.folder)), [])
+        job = self.made.get(str(path.relative_to(self.folder)))
+        return job.outputs if job else []
+
+    def forget(self, files: list[str]) -> None:
+        """Expect these outputs to be made again, and whatever finished jobs made of them."""
+        while jobs := [self.made[file] for file in files if file in self.made]:
+            gone = {output for job in jobs for output in job.outputs}
+            self.made = {file: job for file, job in self.made.items() if file not in gone}
+            files = [file for file, job in self.made.items() if gone & set(job.inputs)]
 
     def finished(self, pattern: str) -> list[Path]:
         """Files that finished jobs made, alone or in a folder."""
@@ -268,10 +284,10 @@ class Workspace:
         named = any(f"/{place.name}: " in outcome.text for place in (path, path.parent))  # a folder as a whole
         assert outcome.code != 0 and "error: " in outcome.text and named, f"{path} {how}\n{outcome.text[-3000:]}"
         output = path if self.outputs_with(path) else path.parent
-        temporary = [file for file in self.made if not (self.folder / file).exists()]  # made again where needed
-        for file in [*self.outputs_with(output), *temporary]:
-            for made in self.made.get(file, []):
-                self.made.pop(made, None)
+        self.forget(self.outputs_with(output))
+        removed = [job for file, job in self.made.items() if not (self.folder / file).exists()]
+        for made in {file for job in removed for file in job.outputs}:  # temporary ones, made again where needed
+            self.made.pop(made, None)
         path.unlink() if output == path else shutil.rmtree(output)
         self.survived(f"{path.suffix[1:]} file damaged ({how})")
 
