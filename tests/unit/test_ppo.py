@@ -31,6 +31,9 @@ def test_logprobs_and_entropy_of_known_distributions():
     close(ppo.token_logprobs(logits, tensor([1, 0])), tensor([math.log(0.75), math.log(0.5)]))
     close(ppo.token_logprobs(logits, tensor([1, 0]), temperature=0.5)[0], math.log(0.9))
     close(ppo.entropy(logits), tensor([-0.25 * math.log(0.25) - 0.75 * math.log(0.75), math.log(2)]))
+    close(ppo.entropy(logits, temperature=0.5)[0], -0.1 * math.log(0.1) - 0.9 * math.log(0.9))
+    close(ppo.token_logprobs(logits[:, None], tensor([[1], [0]]))[:, 0], ppo.token_logprobs(logits, tensor([1, 0])))
+    close(ppo.entropy(logits[:, None])[:, 0], ppo.entropy(logits))
 
 
 def test_masked_statistics_by_hand():
@@ -135,6 +138,8 @@ def test_value_loss_by_hand():
     losses, clipped = ppo.value_losses(values, old, returns, clip=0.2)
     close(losses, tensor([0.5 * 1.8**2, 0.5 * 0.9**2]))
     assert clipped.tolist() == [True, False]
+    losses, clipped = ppo.value_losses(values + 3, old + 3, returns + 3, clip=0.2)  # it is differences that count
+    close(losses, tensor([0.5 * 1.8**2, 0.5 * 0.9**2]))
     losses, clipped = ppo.value_losses(values, old, returns, clip=None)
     close(losses, tensor([0.5, 0.405]))
     assert not clipped.any()

@@ -310,7 +310,8 @@ def test_transfer_tells_a_shared_direction_from_an_own_one(whole, tmp_path):
             *["--settings", json.dumps(BASE), "--probe", str(probe), "--names", *targets],
             *["--prompts", *(str(split.prompts[0]) for split in targets.values())],
             *["--states", *(str(split.states[0]) for split in targets.values())],
-            *["--output", str(tmp_path / "transfer.csv")],
+            *["--lineage", str(probe / "manifest.json")],
+            *["--output", str(tmp_path / "transfer.csv"), "--manifest", str(tmp_path / "transfer.manifest.json")],
         ]
     )
     table = pd.read_csv(tmp_path / "transfer.csv").set_index(["tested_on", "statistics"])
@@ -318,6 +319,11 @@ def test_transfer_tells_a_shared_direction_from_an_own_one(whole, tmp_path):
     assert table.loc[("elsewhere", "own"), "auroc"] < 0.7
     assert table.loc[("shifted", "own"), "accuracy"] > 0.9
     assert table.loc[("shifted", "stored"), "accuracy"] < 0.6
+    lineage.check(tmp_path / "transfer.manifest.json")
+    with (tmp_path / "transfer.csv").open("a") as file:
+        file.write("itself,own,1\n")
+    with pytest.raises(UserError, match=r"transfer\.csv: damaged"):
+        lineage.check(tmp_path / "transfer.manifest.json")
 
 
 # --- files that do not fit ---

@@ -84,6 +84,7 @@ rule transfer_probe:
     input:
         probe="<results>/probes/{probe}/probe.json",
         weights="<results>/probes/{probe}/probe.safetensors",
+        of_probe="<results>/probes/{probe}/manifest.json",
         prompts=of_targets("<results>/prompts/{model}/{dataset}/{wording}/val.parquet"),
         states=ancient(
             of_targets("<results>/hiddens/{model}/{dataset}/{wording}/val.safetensors")
@@ -95,6 +96,7 @@ rule transfer_probe:
         code=imports("transfer_probe"),
     output:
         table=ensure("<results>/probes/{probe}/transfer.csv", non_empty=True),
+        manifest="<results>/probes/{probe}/transfer.manifest.json",
     log:
         "<logs>/probes/{probe}/transfer.log",
     conda:
@@ -108,4 +110,5 @@ rule transfer_probe:
     shell:
         'python {input.script:q} --settings {params.settings:q} --probe "$(dirname {input.probe:q})"'
         " --names {params.names:q} --prompts {input.prompts:q} --states {input.states:q}"
-        " --output {output.table:q} >{log:q} 2>&1"
+        " --lineage {input.of_probe:q} {input.lineage:q}"
+        " --output {output.table:q} --manifest {output.manifest:q} >{log:q} 2>&1"

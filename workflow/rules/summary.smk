@@ -73,7 +73,11 @@ rule compare:
         datasets=expand("<results>/probes/{probe}/datasets.csv", probe=PLAN.probes),
         wordings=expand("<results>/probes/{probe}/wordings.csv", probe=PLAN.probes),
         scores=expand("<results>/probes/{probe}/scores.parquet", probe=PLAN.probes),
-        transfer=expand("<results>/probes/{probe}/transfer.csv", probe=PLAN.transfer),
+        transfer=expand(
+            "<results>/probes/{probe}/transfer.{kind}",
+            probe=PLAN.transfer,
+            kind=["csv", "manifest.json"],
+        ),
         lineage=of_trainings(
             "<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json"
         )

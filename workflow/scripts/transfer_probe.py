@@ -7,7 +7,7 @@ from elkflow import artefact
 from elkflow.cli import parse, run
 from elkflow.errors import UserError
 from elkflow.files import write_text
-from elkflow.lineage import check_files
+from elkflow.lineage import check_files, write_manifest
 from elkflow.pairs import Pairs
 from elkflow.settings.probe import ProbeSettings
 from elkflow.transfer import transfer_table
@@ -22,7 +22,9 @@ class Arguments:
     names: list[str]  # of the probes tested on, the probe itself first
     prompts: list[Path]  # their val prompts
     states: list[Path]
+    lineage: list[Path]  # manifests of probe, prompts and states
     output: Path
+    manifest: Path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,6 +44,12 @@ def main(argv: list[str] | None = None) -> None:
         seed=settings.seed,
     )
     write_text(arguments.output, table.to_csv(index=False))
+    write_manifest(
+        arguments.manifest,
+        outputs={"transfer.csv": arguments.output},
+        inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage},
+        settings=settings,
+    )
 
 
 if __name__ == "__main__":

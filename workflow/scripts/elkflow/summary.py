@@ -199,6 +199,8 @@ def manifests(plan: Plan, results: Path) -> dict[str, Path]:
     for run in dict.fromkeys(training.run for training in plan.trainings() if plan.without_rl):
         name = f"evaluations/without_rl/{run}"
         found[name] = results / f"{name}.manifest.json"
+    for probe in plan.transfer:
+        found[f"probes/{probe}/transfer"] = results / "probes" / probe / "transfer.manifest.json"
     return found
 
 
