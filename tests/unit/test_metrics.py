@@ -23,6 +23,13 @@ def test_values_by_hand():
     assert metrics.calibrated_accuracy([-3, -2, -9, -1], [1, 0, 0, 1]) == 0.5
 
 
+def test_calibrated_accuracy_calls_as_many_positive_as_there_are():
+    scores = [0.9, 0.8, 0.3, 0.1, 0.05]
+    assert metrics.calibrated_accuracy(scores, [1, 0, 0, 0, 0]) == 1.0
+    assert metrics.calibrated_accuracy(scores, [0, 1, 0, 0, 0]) == pytest.approx(0.6)
+    assert metrics.calibrated_accuracy(scores, [0, 0, 1, 1, 1]) == pytest.approx(0.2)
+
+
 def test_one_label_has_no_auroc():
     assert np.isnan(metrics.auroc(SCORES, np.ones(4)))
 
@@ -81,6 +88,7 @@ def test_mcnemar_is_the_exact_binomial_test():
     b = np.r_[np.zeros(1), np.ones(9), np.ones(50)]
     assert metrics.mcnemar(a, b) == pytest.approx(2 * (1 + 10) / 2**10)
     assert metrics.mcnemar(a, a) == 1.0
+    assert metrics.mcnemar([0] * 5, [1] * 5) == pytest.approx(2 / 2**5)
 
 
 def test_holm_by_hand():

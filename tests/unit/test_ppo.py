@@ -42,6 +42,9 @@ def test_masked_statistics_by_hand():
     close(ppo.masked_variance(values, mask), 7.0)  # (4 + 1 + 9) / 2
     close(ppo.whiten(values, mask), tensor([[-2.0, -1.0, 0.0], [3.0, 0.0, 0.0]]) / math.sqrt(7))
     close(ppo.masked_mean(values, torch.zeros(2, 3)), 0.0)
+    one, two = tensor([[1, 0, 0], [0, 0, 0]]), tensor([[1, 1, 0], [0, 0, 0]])
+    close(torch.stack([ppo.masked_mean(values, one), ppo.masked_variance(values, one)]), tensor([1.0, 0.0]))
+    close(torch.stack([ppo.masked_mean(values, two), ppo.masked_variance(values, two)]), tensor([1.5, 0.5]))
 
 
 def test_whitening_can_keep_the_mean():
@@ -84,6 +87,11 @@ def test_advantages_by_hand():
     # errors: 0 + .5 * .25 - .5 = -.375 and 1 - .25 = .75; the first adds .25 of the second
     close(result, tensor([[-0.375 + 0.25 * 0.75, 0.75, 0.0]]))
     close(returns, tensor([[0.5 - 0.1875, 1.0, 0.0]]))
+
+
+def test_advantages_of_one_token():
+    result, returns = ppo.advantages(tensor([[1.0]]), tensor([[0.25]]), torch.ones(1, 1), gamma=0.5, lam=0.5)
+    close(torch.cat([result, returns]), tensor([[0.75], [1.0]]))
 
 
 @given(matrices(), matrices(), masks)
@@ -153,6 +161,11 @@ def test_the_adaptive_coefficient_moves_towards_the_target(observed, responses):
     expected = 0.2 * (1 + max(-0.2, min(0.2, observed / 6 - 1)) * responses / 10_000)
     assert controller.coefficient == pytest.approx(expected)
     assert (controller.coefficient - 0.2) * (observed - 6) >= 0
+
+
+def test_what_is_not_set_is_as_in_ziegler_et_al():
+    controller = ppo.KLController(0.2)
+    assert (controller.target, controller.horizon, controller.final) == (6.0, 10_000, 0.0)
 
 
 def test_fixed_and_linear_coefficients():
