@@ -62,7 +62,7 @@ class Outcome:
         jobs: dict[str, Job] = {}
         named = Job([], [])
         for line in self.text.splitlines():
-            if re.match(r"(?:local)?rule (\w+):", line.strip()):
+            if re.match(r"(local|Error in )?rule (\w+):", line.strip()):
                 named = Job([], [])
             elif match := re.match(r"\s+(input|output): (.*)", line):
                 getattr(named, f"{match[1]}s").extend(match[2].split(", "))
