@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_llama
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from elkflow.policy import Policy
 from elkflow.rollout import Sampling, collect, draw, generate, response_mask, response_text
@@ -82,6 +83,18 @@ def test_samples_are_those_of_the_plain_model(length, layers, longest):
                 logits = made.model(input_ids=torch.tensor([PROMPTS[i] + row])).logits[0].float()
             logprobs = logits.log_softmax(-1)[len(PROMPTS[i]) - 1 : -1].gather(1, torch.tensor(row)[:, None])[:, 0]
             torch.testing.assert_close(chunk.logprobs[i, : len(row)], logprobs, atol=1e-5, rtol=0)
+
+
+def test_a_trie_may_be_longer_than_a_sliding_window():
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=40, num_key_value_heads=1, sliding_window=256, **shape)
+    torch.manual_seed(0)
+    made = Policy(AutoModelForCausalLM.from_config(config).eval(), PPOSettings(steps=1))
+    prompts = [[4 + (row * step) % 36 for step in range(1, 60)] for row in range(1, 8)]
+    assert made.lay(prompts).packed and made.lay(prompts).ids.numel() > 256
+    uniform, sampling = torch.rand(7, 3, generator=torch.Generator().manual_seed(0)), Sampling(max_new_tokens=3)
+    tokens, _ = generate(made, prompts, uniform, sampling, set())
+    assert tokens.tolist() == naive(made, prompts, uniform, sampling)
 
 
 def test_some_of_those_responses_end_early():

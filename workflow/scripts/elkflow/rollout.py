@@ -64,7 +64,9 @@ def generate(
         [B, max_new_tokens, D] that they were drawn from, in the gradients' graph if there is one.
     """
     layout, device = policy.lay(rows), policy.device
-    given: dict[str, Any] = {"past_key_values": DynamicCache(config=policy.base.config), "use_cache": True}
+    # of a whole trie nothing may be dropped, though it is longer than a sliding window
+    cache = DynamicCache() if layout.packed else DynamicCache(config=policy.base.config)
+    given: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
     tokens = torch.zeros(len(rows), sampling.max_new_tokens, dtype=torch.long, device=device)
     finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
     lines = policy.run(layout, input_ids=layout.ids, **given, **layout.inputs)
