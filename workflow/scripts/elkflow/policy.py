@@ -59,10 +59,8 @@ class Policy(nn.Module):
         if self.first < 0:
             raise UserError(f"ppo.layers: the policy has {count} blocks, fewer than {settings.layers}")
         model.requires_grad_(False)
-        for (
-            module
-        ) in model.modules():  # bitsandbytes repacks 4-bit weights for a kernel that no gradient passes through
-            if hasattr(module, "support_avx512bf16_for_cpu"):
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):  # a kernel for 4-bit weights that stops gradients
                 module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         torch.manual_seed(seed)
         if settings.train == "lora":
