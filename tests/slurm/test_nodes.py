@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 
+import torch
 import yaml
+from safetensors.torch import load_file
 from workspace import ROOT, write_config
 
 from .conftest import SLOW, Run
@@ -49,5 +51,8 @@ def test_two_nodes_make_the_run_that_two_processes_of_one_make(finished, cluster
     assert (facts["NodeList"], facts["NumTasks"], facts["TresPerJob"]) == ("gpu[1-2]", "2", "gres:gpu:2")
     assert json.loads((made / "manifest.json").read_text())["facts"]["processes"] == 2
     one = folder / "results/runs/quickstart/seed0"
-    for name in ("adapter/adapter_model.safetensors", "samples.jsonl"):
-        assert (made / name).read_bytes() == (one / name).read_bytes(), name
+    assert (made / "samples.jsonl").read_bytes() == (one / "samples.jsonl").read_bytes()
+    adapters = [load_file(folder / "adapter/adapter_model.safetensors") for folder in (made, one)]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, weights in adapters[0].items():  # their processes have other numbers of threads, which round otherwise
+        torch.testing.assert_close(weights, adapters[1][name], atol=1e-6, rtol=0, msg=name)
