@@ -148,6 +148,8 @@ def test_value_loss_by_hand():
     assert clipped.tolist() == [True, False]
     losses, clipped = ppo.value_losses(values + 3, old + 3, returns + 3, clip=0.2)  # it is differences that count
     close(losses, tensor([0.5 * 1.8**2, 0.5 * 0.9**2]))
+    losses, clipped = ppo.value_losses(tensor([2.0]), tensor([3.0]), tensor([1.0]), clip=0.2)
+    close(losses, tensor([0.5 * 1.8**2]))
     losses, clipped = ppo.value_losses(values, old, returns, clip=None)
     close(losses, tensor([0.5, 0.405]))
     assert not clipped.any()
