@@ -16,6 +16,7 @@ LABELS = np.array([0, 0, 1, 1])
 def test_values_by_hand():
     assert metrics.auroc(SCORES, LABELS) == pytest.approx(3.5 / 4)
     assert metrics.accuracy(SCORES, LABELS) == 0.75
+    assert metrics.accuracy([0.5, 0.5], [0, 1]) == 0.5 and metrics.accuracy([0.5], [0]) == 1  # undecided is no
     assert metrics.brier(SCORES, LABELS) == pytest.approx((0.01 + 0.16 + 0.36 + 0.04) / 4)
     # slices [0.1, 0.2), [0.4, 0.5), [0.8, 0.9): gaps −0.1, (−0.4 + 0.6), 0.2
     assert metrics.ece(SCORES, LABELS) == pytest.approx((0.1 + 0.2 + 0.2) / 4)
@@ -28,6 +29,25 @@ def test_calibrated_accuracy_calls_as_many_positive_as_there_are():
     assert metrics.calibrated_accuracy(scores, [1, 0, 0, 0, 0]) == 1.0
     assert metrics.calibrated_accuracy(scores, [0, 1, 0, 0, 0]) == pytest.approx(0.6)
     assert metrics.calibrated_accuracy(scores, [0, 0, 1, 1, 1]) == pytest.approx(0.2)
+
+
+def test_calibrated_accuracy_of_resamples():
+    """A row drawn twice is called positive if the middle of its copies comes before the count of positives."""
+    weights = np.array([[1, 1, 1, 1], [3, 1, 0, 2], [1, 2, 1, 0]], dtype=np.float32)
+    found = metrics.calibrated_accuracy([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0], weights)
+    assert found.tolist() == [0.5, 1.0, 0.75]
+
+
+def test_slices_of_the_calibration_error():
+    assert metrics.ece([1.0, 0.85], [0, 1]) == pytest.approx((1 + 0.15) / 2)  # 1 belongs to the last of ten
+    assert metrics.ece([0.905, 0.99], [1, 0]) == pytest.approx(0.9475 - 0.5)
+    assert metrics.ece([0.895, 0.85], [1, 0]) == pytest.approx(0.8725 - 0.5)
+
+
+def test_an_interval_is_of_every_resample():
+    weights = np.array([[2, 0], [0, 2]], dtype=np.float32)
+    found = metrics.bootstrap(metrics.mean, [0.0, 1.0], weights=weights)
+    assert tuple(found) == pytest.approx((0.5, 0.025, 0.975))
 
 
 def test_one_label_has_no_auroc():
@@ -61,6 +81,8 @@ def test_chunks_do_not_change_an_interval(monkeypatch):
     labels, scores = np.arange(50) % 2, np.random.default_rng(1).normal(size=50)
     whole = metrics.bootstrap(metrics.auroc, scores, labels, n=200)
     monkeypatch.setattr(metrics, "CHUNK", 500)
+    assert metrics.bootstrap(metrics.auroc, scores, labels, n=200) == pytest.approx(whole)
+    monkeypatch.setattr(metrics, "CHUNK", 1)  # less than a row
     assert metrics.bootstrap(metrics.auroc, scores, labels, n=200) == pytest.approx(whole)
 
 
