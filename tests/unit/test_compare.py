@@ -139,7 +139,12 @@ def test_the_average_stands_in_the_verdict_the_report_and_the_terminal(results):
     shown = "board, average of 3 tasks"
     assert shown in (folder / "comparison.md").read_text() and shown in (folder / "evaluation.html").read_text()
     assert "board, average of 3" in (folder / "overview.html").read_text()
-    assert f"{shown}: 50.0 % -> 58.3 %" in findings.verdict_text(read_json(folder / "verdict.json"))
+    verdict = read_json(folder / "verdict.json")
+    assert f"{shown}: 50.0 % -> 58.3 %" in findings.verdict_text(verdict)
+    told = "truth read from the tuned model's states, AUROC: 0.900 by this probe, 0.990 by a new one"
+    assert told not in findings.verdict_text(verdict)
+    verdict["trainings"][0]["probes_after"] = {"frozen": {"auroc": 0.9}, "fresh": {"auroc": 0.99}}
+    assert findings.verdict_text(verdict).count(told) == 1
     assert headlines.headlines(results)[1] == []
 
 

@@ -71,9 +71,21 @@ def _block(training: dict[str, Any], verdict: dict[str, Any], probe: dict[str, A
             *(f"{row['suite']}: {row['base']} -> {row['tuned']}, {row['difference [95 %]']}" for row in averages),
             f"probe {probe['probe']}: {probe['method']}, layer {probe['layer']}, AUROC {digest.auroc(probe)}"
             + digest.elsewhere(training, probe),
+            *_read_afterwards(training),
             *(fill(f"- {text}", 110, subsequent_indent="  ") for text, _ in findings(training, own, probe)),
         ]
     )
+
+
+def _read_afterwards(training: dict[str, Any]) -> list[str]:
+    """What probes read in the tuned model's states, where the config asks for a fresh one."""
+    after = training.get("probes_after")
+    if not after:
+        return []
+    found = (
+        f"{after[name]['auroc']:.3f} by {whom}" for name, whom in (("frozen", "this probe"), ("fresh", "a new one"))
+    )
+    return [f"truth read from the tuned model's states, AUROC: {', '.join(found)}"]
 
 
 def _bounds(row: dict[str, Any]) -> str:

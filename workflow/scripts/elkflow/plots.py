@@ -192,7 +192,7 @@ def outcomes(rows: pd.DataFrame, axis: str) -> Chart:
     panels = [_along(rows, axis, agreement, "agreement of the tuned model's answers", "%")]
     reading = {"fresh_auroc": "by a fresh probe", "frozen_auroc": "by the frozen probe"}
     if {*reading} <= {*rows.columns}:
-        panels.append(_along(rows, axis, reading, "truth read from the tuned model (AUROC)", ".2f"))
+        panels.append(_along(rows, axis, reading, "truth read from the tuned model (AUROC)", ".3f"))
     return alt.hconcat(*panels, spacing=40).resolve_scale(strokeDash="independent", shape="independent")
 
 
