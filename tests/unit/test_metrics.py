@@ -36,6 +36,7 @@ def test_calibrated_accuracy_of_resamples():
     weights = np.array([[1, 1, 1, 1], [3, 1, 0, 2], [1, 2, 1, 0]], dtype=np.float32)
     found = metrics.calibrated_accuracy([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0], weights)
     assert found.tolist() == [0.5, 1.0, 0.75]
+    assert metrics.calibrated_accuracy([0.9, 0.8], [0, 1], np.array([[3, 2]], dtype=np.float32)).tolist() == [0.0]
 
 
 def test_slices_of_the_calibration_error():
