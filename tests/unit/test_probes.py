@@ -1,5 +1,7 @@
 """Probes on states with a known answer: a planted truth direction, and a stronger one that is none."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -125,23 +127,61 @@ def test_ccs_keeps_the_restart_with_the_lowest_loss():
     assert torch.equal(many.weight, again.weight)
 
 
-def test_ccs_gradient_is_that_of_its_loss():
-    """Against autograd, through a single steepest-descent step of the optimiser."""
+def test_ccs_gradient_is_that_of_its_loss(monkeypatch):
+    """What the optimiser is given, against autograd."""
+    seen = []
+
+    def watched(problems, start, **_):
+        seen.append(problems(torch.arange(2), torch.zeros(2, 3, dtype=torch.long)))
+        return start, torch.zeros(start.shape[:2])
+
+    monkeypatch.setattr(probes, "lbfgs", watched)
     generator = torch.Generator().manual_seed(0)
-    positive, negative = torch.randn(2, 1, 30, 4, generator=generator)
-    found = probes.ccs(positive, negative, restarts=1, l2=0.1, seed=0, tolerance=1e-5)
-    weight = found.weight[0].clone().requires_grad_()
-    bias = torch.zeros((), requires_grad=True)
-    best = torch.inf
-    for offset in torch.linspace(-2, 2, 401):  # the bias is not part of the result
-        p, q = (x[0] @ weight + offset + bias for x in (positive, negative))
-        p, q = p.sigmoid(), q.sigmoid()
-        loss = ((p + q - 1) ** 2 + torch.minimum(p, q) ** 2).mean() + 0.05 * (weight**2).sum()
-        if loss.item() < best:
-            best, kept = loss.item(), loss
-    kept.backward()
-    assert best == pytest.approx(float(found.facts["loss"][0]), abs=1e-4)
-    assert float(weight.grad.norm()) < 0.01
+    positive, negative = torch.randn(2, 2, 30, 4, generator=generator, dtype=torch.float64)
+    probes.ccs(positive, negative, restarts=3, l2=0.1, seed=0)
+    x = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    value, slope = seen[0](x)
+    p, q = (torch.sigmoid(x[..., :-1] @ end.mT + x[..., -1:]) for end in (positive, negative))
+    loss = ((p + q - 1) ** 2 + torch.minimum(p, q) ** 2).mean(-1) + 0.05 * (x[..., :-1] ** 2).sum(-1)
+    torch.testing.assert_close(value, loss)
+    torch.testing.assert_close(slope, torch.autograd.grad(loss.sum(), x)[0])
+
+
+def test_one_restart_has_no_spread():
+    positive, negative = normal(pair_states(LABELS, truth=1.0, distractor=1.0))
+    assert (probes.ccs(positive, negative, restarts=1, l2=0.01, seed=3).facts["loss_spread"] == 0).all()
+    assert (probes.ccs(positive, negative, restarts=8, l2=0.01, seed=3).facts["loss_spread"] > 0).any()
+
+
+def test_the_boundary_moves_with_the_classes_shares():
+    means, labels = (torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 3.0]])), torch.tensor([1, 1, 1, 0])
+    found = probes._midpoint(torch.tensor([[1.0, 0.5]]), means, labels)
+    assert found.tolist() == pytest.approx([-(2 + 0.5 * 4) / 2 + math.log(3)])
+    assert torch.isfinite(probes._midpoint(torch.ones(1, 2), means, torch.ones(4))).all()
+
+
+def test_components_are_of_centred_rows_and_log_odds_have_unit_deviation():
+    generator = torch.Generator().manual_seed(1)
+    positive, negative = torch.randn(2, 2, 200, 5, generator=generator) * torch.tensor([3.0, 1, 1, 1, 1])
+    positive = positive + torch.tensor([0.0, 20, 0, 0, 0])
+    difference = positive - negative
+    for found in (
+        probes.crc(difference),
+        probes.vinc(positive, negative, 1, variance=1.0, invariance=0.0, negative_covariance=0.0),
+    ):
+        assert (found.weight.abs().argmax(1) == 0).all()  # the widest, not the one that is moved
+        odds = torch.einsum("lnd,ld->ln", difference, found.weight) + found.bias[:, None]
+        torch.testing.assert_close(odds.std(1, correction=0), torch.ones(2))
+        torch.testing.assert_close(odds.mean(1), torch.zeros(2), atol=1e-4, rtol=0)
+
+
+def test_a_turned_direction_keeps_its_boundary():
+    difference = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])
+    direction = probes.Direction(torch.tensor([[-1.0]]), torch.tensor([2.5]), {})
+    turned = probes.oriented(direction, difference, torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    assert (turned.weight.item(), turned.bias.item(), turned.facts["turned"].item()) == (1.0, -2.5, True)
+    lifted = probes.oriented(direction, difference - 2.5, torch.tensor([5.0, 5.0, 6.0, 6.0]))
+    assert lifted.facts["turned"].item()
 
 
 def test_shrinkage_is_ledoit_and_wolfs():
