@@ -24,9 +24,10 @@ def windowed(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def additive(columns: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def additive(columns: Tensor, seen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Windows as `attend` takes them: keys [N, K], and what is added to their scores [N, C, K]."""
-    return columns, torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, torch.finfo(torch.float32).min)
+    columns, seen = columns.to(device), seen.to(device)
+    return columns, torch.zeros(seen.shape, device=device).masked_fill_(~seen, torch.finfo(torch.float32).min)
 
 
 def attend(

@@ -1,7 +1,6 @@
 """The model behind lm-evaluation-harness: its HFLM, computing only what its callers read."""
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -126,7 +125,7 @@ class HarnessModel(HFLM):
         def score(tokens: int) -> list[tuple[float, bool]]:
             answers = [(0.0, False)] * len(requests)
             if reader.windowed:
-                lines = tree_lines(questions, math.inf, min(tokens, MOST_LOGITS))
+                lines = reader.lines(questions, min(tokens, MOST_LOGITS))
             elif reader.shared:
                 lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
             else:
@@ -161,7 +160,7 @@ class HarnessModel(HFLM):
         inputs: dict[str, Any] = {"input_ids": pad([line.ids for line in lines], 0), "use_cache": False}
         if windowed:
             inputs["position_ids"] = pad([line.depth for line in lines], 0)
-            inputs["windows"] = attention.additive(*(each.to(self.device) for each in windows(lines[0])))
+            inputs["windows"] = attention.additive(*windows(lines[0]), self.device)
         elif any(line.parent != list(range(-1, len(line.ids) - 1)) for line in lines):
             inputs["attention_mask"] = ancestor_mask(lines, self.model.dtype)
             inputs["position_ids"] = pad([line.depth for line in lines], 0)

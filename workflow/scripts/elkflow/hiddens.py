@@ -178,7 +178,7 @@ class Reader:
         with ExitStack() as within:
             within.enter_context(outputs_only_at(self.model, where))
             if self.windowed:
-                inputs["windows"] = additive(*(each.to(device) for each in windows(lines[0])))
+                inputs["windows"] = additive(*windows(lines[0]), device)
                 within.enter_context(windowed(self.model))
             outputs = self.model(**inputs)
         logprobs = outputs.logits[0].float().log_softmax(-1).cpu()

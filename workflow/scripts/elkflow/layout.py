@@ -37,8 +37,11 @@ class Layout:
         return "windows" in self.inputs
 
     def pick(self, states: Tensor, positions: Tensor) -> Tensor:
-        """States of the lines, [B, S, D] or [1, N, D], at positions [B, T] of the sequences -> [B, T, D]."""
-        places = self.columns.gather(1, positions)
+        """States of the lines, [B, S, D] or [1, N, D], at positions [B, T] of the sequences -> [B, T, D].
+
+        Beyond the longest sequence stands what nobody counts.
+        """
+        places = self.columns.gather(1, positions.clamp(max=self.columns.shape[1] - 1))
         if self.packed:
             return states[0, places]
         return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
@@ -54,7 +57,7 @@ class Layout:
         new = self.ids.shape[1] + torch.arange(rows * count, device=tokens.device).view(count, rows).T
         old = torch.arange(self.columns.shape[1], device=tokens.device) < self.lengths[:, None]
         seen = torch.cat([old, torch.ones_like(new, dtype=torch.bool)], dim=1)[:, None]
-        windows = additive(torch.cat([self.columns, new], dim=1), seen)
+        windows = additive(torch.cat([self.columns, new], dim=1), seen, tokens.device)
         return {"input_ids": tokens[None, :, -1], "position_ids": places[None, :, -1], "windows": windows}
 
 
@@ -79,7 +82,7 @@ def packed(rows: Sequence[Sequence[int]], device: torch.device) -> Layout:
     columns, seen = packing.windows(line)
     inputs = {
         "position_ids": torch.tensor([line.depth], device=device),
-        "windows": additive(columns.to(device), seen.to(device)),
+        "windows": additive(columns, seen, device),
     }
     ids = torch.tensor([line.ids], device=device)
     return Layout(ids, packing.pad(paths, 0).to(device), _lengths(rows, device), inputs)

@@ -119,11 +119,9 @@ class Chunk:
         parts, at = [], 0
         for size in sizes:
             part = slice(at, at := at + size)
-            frozen = policy.freeze(self.whole[part])
-            positions = self.positions[part].clamp(max=frozen.layout.columns.shape[1] - 1)
-            names = ("rows", "whole", "tokens", "mask", "logprobs", "reference", "values", "entropy")
+            names = ("rows", "whole", "positions", "tokens", "mask", "logprobs", "reference", "values", "entropy")
             own = {name: getattr(self, name)[part] for name in names}
-            parts.append(replace(self, frozen=frozen, positions=positions, graph=None, **own))
+            parts.append(replace(self, frozen=policy.freeze(self.whole[part]), graph=None, **own))
         return parts
 
 
@@ -162,7 +160,7 @@ def collect(
         counts = mask.sum(1).int().tolist()
         whole = [[*p, *t[: n - 1]] for p, t, n in zip(prompts, tokens.tolist(), counts, strict=True)]
         frozen = policy.freeze(whole)
-        positions = (starts + torch.arange(length, device=device)).clamp(max=frozen.layout.columns.shape[1] - 1)
+        positions = starts + torch.arange(length, device=device)
         with torch.set_grad_enabled(keep_graph):
             logits, values = policy.read(states) if reuse else policy(frozen, positions)
     with torch.set_grad_enabled(keep_graph):
