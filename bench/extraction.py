@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from elkflow.files import read_table, write_json
 from elkflow.hiddens import BATCH_TOKENS, Reader, choose_layout, tokenise
+from elkflow.memory import keep_freed
 from elkflow.models import compute_dtype, load_model, load_tokenizer
 from elkflow.packing import Line, Question, batches
 from elkflow.tables import plain
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2, help="batches a round for ours")
     given = parser.parse_args()
 
+    keep_freed()  # as every script of the workflow does
     table = read_table(given.prompts, ["prompt", "answers"])
     tokenizer = load_tokenizer(given.checkpoint)
     questions = tokenise(tokenizer, "decoder", table["prompt"].to_pylist(), table["answers"].to_pylist())

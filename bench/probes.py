@@ -20,6 +20,7 @@ from torch import Tensor
 
 from elkflow import probes
 from elkflow.files import write_json
+from elkflow.memory import keep_freed
 from elkflow.metrics import auroc
 from elkflow.pairs import Normalisation, Pairs, assign_folds
 from elkflow.settings.probe import CcsSettings, LogisticSettings
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/bench/probes.json"))
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
+    keep_freed()  # as every script of the workflow does
     if given.states:
         pairs = Pairs.read([given.prompts], [given.states])
         states, labels, groups = pairs.states(range(pairs.layers))[:, 0], pairs.labels, pairs.groups

@@ -118,6 +118,71 @@ def test_the_penalty_is_chosen_by_held_out_loss():
     assert found.facts["l2"].tolist() == pytest.approx([10.0, 0.001])
 
 
+def test_the_path_is_that_of_fits_made_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    labels, folds, l2 = torch.arange(60) % 2, torch.arange(60) // 2 % 3, [0.01, 1.0]
+    x = torch.randn(2, 60, 6, generator=generator) + 0.5 * (2 * labels - 1)[:, None] * torch.eye(6)[0]
+    losses, fits = torch.zeros(2, len(l2)), []
+    for index, penalty in enumerate(torch.tensor(l2)):
+        for fold in range(3):
+            inside = folds != fold
+            weight, bias, _ = probes.logistic(
+                x[:, inside], labels[inside], penalty[None], torch.ones(1, 40), tolerance=1e-6
+            )
+            z = torch.einsum("lnd,ld->ln", x[:, ~inside], weight[:, 0]) + bias
+            losses[:, index] += (torch.nn.functional.softplus(z) - labels[~inside] * z).sum(1) / 60
+        fits.append(probes.logistic(x, labels, penalty[None], torch.ones(1, 60), tolerance=1e-6))
+    found = probes.logistic_path(x, labels, l2, folds, tolerance=1e-6)
+    torch.testing.assert_close(found.facts["cross_validated_loss"], losses.min(1).values, atol=1e-4, rtol=0)
+    for layer, best in enumerate(losses.argmin(1)):
+        weight, bias, value = fits[best]
+        torch.testing.assert_close(found.weight[layer], weight[layer, 0], atol=1e-3, rtol=0)
+        torch.testing.assert_close(found.bias[layer], bias[layer, 0], atol=1e-3, rtol=0)
+        torch.testing.assert_close(found.facts["loss"][layer], value[layer, 0], atol=1e-4, rtol=0)
+
+
+def test_axes_are_the_rows_own_however_few_rows_there_are():
+    generator = torch.Generator().manual_seed(0)
+    for rows, width in ((30, 6), (6, 6), (6, 30)):
+        x = torch.randn(2, rows, width, generator=generator)
+        x[:, -1] = x[:, 0]  # one axis fewer than rows
+        axes, squares = probes.principal_axes(x)
+        assert axes.shape == (2, width, min(rows, width))
+        turned = torch.bmm(x, axes)
+        torch.testing.assert_close((turned**2).mean(1), squares, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.bmm(turned, axes.mT), x, atol=1e-4, rtol=0)
+        assert (squares.diff(dim=1) >= 0).all()
+    assert (axes[:, :, 0] == 0).all()
+    torch.testing.assert_close(torch.bmm(axes.mT, axes)[:, 1:, 1:], torch.eye(5).expand(2, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_more_features_than_rows():
+    """Axes without any spread are not divided by."""
+    x = torch.randn(1, 8, 20, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 2
+    weight, bias, value = probes.logistic(x, labels, torch.tensor([0.1]), torch.ones(1, 8), tolerance=1e-6)
+    model = LogisticRegression(C=1 / (0.1 * 8), tol=1e-10, max_iter=10_000).fit(x[0].numpy(), labels.numpy())
+    assert weight[0, 0].numpy() == pytest.approx(model.coef_[0], abs=1e-3)
+    assert float(bias[0, 0]) == pytest.approx(model.intercept_[0], abs=1e-3)
+    assert torch.isfinite(value).all()
+
+
+def test_ccs_starts_from_directions_of_length_one_without_a_bias(monkeypatch):
+    starts = []
+
+    def kept(problems, start, **_):
+        starts.append(start)
+        return start, torch.zeros(start.shape[:2])
+
+    monkeypatch.setattr(probes, "lbfgs", kept)
+    probes.ccs(*torch.zeros(2, 2, 5, 900), restarts=3, l2=0.1, seed=0)
+    assert starts[0].shape == (2, 3, 901)
+    assert starts[0].norm(dim=-1).numpy() == pytest.approx(np.ones((2, 3)), abs=0.1)
+    assert (starts[0][..., -1] == 0).all()
+    assert (starts[0][..., :-1] != 0).all()
+    assert torch.equal(starts[0][0], starts[0][1])
+
+
 def test_ccs_keeps_the_restart_with_the_lowest_loss():
     positive, negative = normal(pair_states(LABELS, truth=1.0, distractor=1.0))
     many = probes.ccs(positive, negative, restarts=8, l2=0.01, seed=3)
@@ -180,6 +245,10 @@ def test_a_turned_direction_keeps_its_boundary():
     direction = probes.Direction(torch.tensor([[-1.0]]), torch.tensor([2.5]), {})
     turned = probes.oriented(direction, difference, torch.tensor([0.0, 0.0, 1.0, 1.0]))
     assert (turned.weight.item(), turned.bias.item(), turned.facts["turned"].item()) == (1.0, -2.5, True)
+    upright = probes.Direction(torch.tensor([[1.0]]), torch.tensor([-2.5]), {})
+    assert probes.oriented(upright, difference, torch.tensor([6.0, 6.0, 5.0, 5.0])).facts["turned"].item()
+    unrelated = probes.oriented(upright, difference, torch.full((4,), 3.0))
+    assert (unrelated.weight.item(), unrelated.facts["turned"].item()) == (1.0, False)
     lifted = probes.oriented(direction, difference - 2.5, torch.tensor([5.0, 5.0, 6.0, 6.0]))
     assert lifted.facts["turned"].item()
 
@@ -199,11 +268,11 @@ def test_lda_log_odds_are_those_of_two_gaussians():
     rng = np.random.default_rng(0)
     labels = torch.as_tensor(rng.integers(0, 2, 20_000))
     x = torch.as_tensor(rng.normal(size=(1, 20_000, 3)))
-    x[0, :, 0] += 2.0 * labels  # means 0 and 2, unit variance: log-odds 2x − 2
+    x[0, :, 0] = 2 * x[0, :, 0] + 3 * labels  # means 0 and 3, deviation 2: log-odds 3/4 x − 9/8
     for method in (probes.lda, probes.mass_mean):
         found = method(x, labels)
-        assert float(found.weight[0, 0]) == pytest.approx(2.0, abs=0.1)
-        assert float(found.bias[0]) == pytest.approx(-2.0, abs=0.1)
+        assert float(found.weight[0, 0]) == pytest.approx(0.75, abs=0.05)
+        assert float(found.bias[0]) == pytest.approx(-1.125, abs=0.05)
 
 
 def test_vinc_with_equal_variance_and_covariance_is_crc():
@@ -212,6 +281,22 @@ def test_vinc_with_equal_variance_and_covariance_is_crc():
     vinc = probes.vinc(positive, negative, 1, variance=1.0, invariance=0.0, negative_covariance=1.0)
     crc = probes.crc(positive - negative)
     assert torch.cosine_similarity(vinc.weight, crc.weight).abs() == pytest.approx(np.ones(3), abs=1e-4)
+
+
+def test_vinc_is_the_eigenvector_of_its_three_terms():
+    states = np.random.default_rng(0).normal(size=(2, 2, 50, 4)) * [3, 2, 1, 0.5]  # member, wording, question
+    centres = states.mean(1) - states.mean((1, 2))[:, None]
+    within = states - states.mean(1, keepdims=True)
+    between = sum(centre.T @ centre for centre in centres) / 2 / 50
+    spread = sum(rows.reshape(-1, 4).T @ rows.reshape(-1, 4) for rows in within) / 2 / 100
+    cross = centres[0].T @ centres[1] / 50
+    for variance, invariance, covariance in ((1.0, 0.7, 0.3), (0.5, 0.1, 2.0), (0.0, 2.0, 0.5)):
+        matrix = variance * between - invariance * spread - covariance * (cross + cross.T) / 2
+        expected = np.linalg.eigh(matrix)[1][:, -1]
+        positive, negative = (torch.as_tensor(member).flatten(0, 1)[None] for member in states)
+        weights = {"variance": variance, "invariance": invariance, "negative_covariance": covariance}
+        found = probes.vinc(positive, negative, 2, **weights).weight[0].numpy()
+        assert abs(found @ expected) / np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
 
 
 def test_vinc_avoids_what_changes_with_the_wording():

@@ -64,9 +64,9 @@ def attend(
     exact = keys.dtype if torch.is_autocast_enabled(query.device.type) else torch.float32
     with torch.autocast(query.device.type, enabled=False):
         scores = torch.matmul(rows.to(exact) * scaling, keys.to(exact).mT).float()
-        scores = scores.unflatten(2, (heads // groups, size)) + mask[:, None, None]
+        scores.unflatten(2, (heads // groups, size)).add_(mask[:, None, None])
         weights = torch.nn.functional.dropout(scores.softmax(-1), dropout).to(values.dtype)
-        found = torch.matmul(weights, values[:, :, None])
+        found = torch.matmul(weights, values).unflatten(2, (heads // groups, size))
     found = found.permute(0, 3, 1, 2, 4)  # [N, C, G, H/G, D]
     return found.reshape(1, count * size, heads, width)[:, :length], None
 

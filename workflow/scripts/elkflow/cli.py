@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from elkflow.errors import UserError, explain
+from elkflow.memory import keep_freed
 
 T = TypeVar("T")
 logger = logging.getLogger("elkflow")
@@ -59,6 +60,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "httpx2", "httpcore", "fsspec", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    keep_freed()
     start = time.monotonic()
     try:
         main()

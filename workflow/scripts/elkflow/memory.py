@@ -10,7 +10,7 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_freed() -> None:
     """Keep freed memory for the tensors to come. Only glibc can be told so; elsewhere nothing happens.
 
-    By itself it gives an update's activations back to the kernel, which then clears every page anew for the next.
+    By itself it gives a batch's activations back to the kernel, which then clears every page anew for the next.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(MMAP_MAX, 0)

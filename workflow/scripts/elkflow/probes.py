@@ -23,9 +23,19 @@ class Direction(NamedTuple):
 
 
 def principal_axes(difference: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal axes [L, D, D] (columns) of each layer's rows [L, N, D], and their mean squares [L, D]."""
-    squares, axes = torch.linalg.eigh(torch.bmm(difference.mT, difference) / difference.shape[1])
-    return axes, squares.clamp(min=0)
+    """Orthonormal axes [L, D, K] (columns) of each layer's rows [L, N, D], and their mean squares [L, K], rising.
+
+    Of fewer rows than features, K = N axes hold all there is; they come from the rows' products with each other, and
+    an axis along which nothing varies is zero.
+    """
+    rows, width = difference.shape[1:]
+    if rows >= width:
+        squares, axes = torch.linalg.eigh(torch.bmm(difference.mT, difference) / rows)
+        return axes, squares.clamp(min=0)
+    exact = difference.double()
+    squares, mixed = torch.linalg.eigh(torch.bmm(exact, exact.mT) / rows)
+    length = torch.where(squares > 1e-10 * squares[:, -1:], rows * squares, torch.inf).sqrt()
+    return torch.bmm(exact.mT, mixed / length[:, None]).to(difference), squares.clamp(min=0).to(difference)
 
 
 def logistic(
@@ -58,7 +68,7 @@ def logistic(
     shares = (weights / weights.sum(-1, keepdim=True)).to(difference)
     turn, squares = axes or principal_axes(difference)
     turned = torch.bmm(difference, turn)
-    scale = torch.rsqrt(squares[:, None, :] / 4 + l2.to(difference)[:, None])  # [L, P, D]
+    scale = torch.rsqrt(squares[:, None, :] / 4 + l2.to(difference)[:, None])  # [L, P, K]
 
     def problems(layers: Tensor, which: Tensor) -> Objective:
         rows = turned if len(layers) == len(turned) else turned[layers]
@@ -75,7 +85,7 @@ def logistic(
 
         return objective
 
-    start = difference.new_zeros(len(difference), len(weights), difference.shape[-1] + 1)
+    start = difference.new_zeros(len(difference), len(weights), turned.shape[-1] + 1)
     x, value = lbfgs(problems, start, tolerance=tolerance)
     return torch.bmm(scale * x[..., :-1], turn.mT), x[..., -1], value
 
@@ -208,7 +218,7 @@ def vinc(
         if invariance and wordings > 1:
             within = (states - states.mean(1, keepdim=True)).flatten(1, 2)
             total = total - invariance / 2 * torch.bmm(within.mT, within) / within.shape[1]
-    return _unit_deviation(_top_eigenvector(total), positive - negative)
+    return _unit_deviation(torch.linalg.eigh(total).eigenvectors[..., -1], positive - negative)
 
 
 def crc(difference: Tensor) -> Direction:
@@ -217,7 +227,7 @@ def crc(difference: Tensor) -> Direction:
     Sign arbitrary, length such that log-odds have unit deviation.
     """
     centred = difference - difference.mean(1, keepdim=True)
-    return _unit_deviation(_top_eigenvector(torch.bmm(centred.mT, centred) / centred.shape[1]), difference)
+    return _unit_deviation(principal_axes(centred)[0][..., -1], difference)
 
 
 def _within(difference: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -231,11 +241,6 @@ def _midpoint(weight: Tensor, means: tuple[Tensor, Tensor], labels: Tensor) -> T
     """Bias [L] that puts the boundary between the means, moved by the classes' shares."""
     share = labels.double().mean().clamp(1e-6, 1 - 1e-6)
     return -(weight * (means[0] + means[1])).sum(-1) / 2 + torch.log(share / (1 - share)).to(weight)
-
-
-def _top_eigenvector(matrix: Tensor) -> Tensor:
-    """Of symmetric matrices [L, D, D], the eigenvector [L, D] of the largest eigenvalue."""
-    return torch.linalg.eigh(matrix).eigenvectors[..., -1]
 
 
 def _unit_deviation(weight: Tensor, difference: Tensor) -> Direction:

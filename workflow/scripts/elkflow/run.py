@@ -19,7 +19,6 @@ from elkflow.cli import timed
 from elkflow.errors import UserError
 from elkflow.files import atomic, read_json, sha256, write_json
 from elkflow.lineage import check_files, write_manifest
-from elkflow.memory import keep_freed
 from elkflow.models import kind, load_model, load_tokenizer
 from elkflow.policy import Policy
 from elkflow.questions import Questions, Rewards, read_questions, table_rewards
@@ -100,7 +99,6 @@ def train_run(
         accelerator,
         stop.asked,
     )
-    keep_freed()
     trainer.start()
     if trackers:
         accelerator.init_trackers("trackers", {"seed": seed, "settings": settings.model_dump_json()})
