@@ -51,7 +51,7 @@ def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: in
     return found
 
 
-def gathered(parts: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
+def bundles(parts: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
     """Neighbouring parts together, as many as have up to `rows` rows; at least one."""
     count = max(1, rows // len(parts[0]))
     return (list(parts[at : at + count]) for at in range(0, len(parts), count))

@@ -172,7 +172,7 @@ class Trainer:
         keep_graph = self.minibatch == count and each == 1 and not settings.lora.dropout
         self.policy.eval()
         chunks: list[Chunk] = []
-        for several in schedule.gathered(parts, SAMPLED_AT_ONCE):
+        for several in schedule.bundles(parts, SAMPLED_AT_ONCE):
             part = [i for one in several for i in one]
             prompts = [self.questions.tokens[rows[i]] for i in part]
             chunk = collect(self.policy, part, prompts, uniform[part], self.sampling, self.ends, keep_graph)
