@@ -145,6 +145,9 @@ def test_the_average_stands_in_the_verdict_the_report_and_the_terminal(results):
     assert told not in findings.verdict_text(verdict)
     verdict["trainings"][0]["probes_after"] = {"frozen": {"auroc": 0.9}, "fresh": {"auroc": 0.99}}
     assert findings.verdict_text(verdict).count(told) == 1
+    last = findings.verdict_text(verdict).splitlines()
+    (means,) = (line for line in last if line.split()[:3] == ["r", "training", "2"])
+    assert "+45.0 [" in means and "0: +50.0, 1: +40.0" in means
     assert headlines.headlines(results)[1] == []
 
 

@@ -44,9 +44,13 @@ def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[st
 
 
 def verdict_text(verdict: dict[str, Any]) -> str:
-    """The verdict as a few lines for the terminal: one block a run and seed."""
+    """The verdict as a few lines for the terminal: one block a run and seed, then the means over seeds."""
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
-    return "\n\n".join(_block(training, verdict, probes[training["probe"]]) for training in verdict["trainings"])
+    blocks = [_block(training, verdict, probes[training["probe"]]) for training in verdict["trainings"]]
+    several = [row for row in digest.seed_rows(verdict) if row["seeds"] != "1"]
+    if several:
+        blocks.append(tables.plain([list(several[0]), *(list(row.values()) for row in several)]))
+    return "\n\n".join(blocks)
 
 
 def _block(training: dict[str, Any], verdict: dict[str, Any], probe: dict[str, Any]) -> str:
