@@ -4,7 +4,8 @@
 
 Without states it makes some: 31 layers of 1,200 contrast pairs, 576 wide, with a spectrum that falls off like a
 language model's. `batched` is what the workflow does; `one by one` fits each layer, penalty, fold and restart as a
-problem of its own, as elk does. Both run in turns on the same machine, and must reach the same AUROC.
+problem of its own, but logistic regressions still in the layer's principal axes, which are found once; `in features` is
+the same without those axes, as elk does. All run in turns on the same machine, and must reach the same AUROC.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +48,14 @@ def logistic_batched(positive: Tensor, negative: Tensor, labels: Tensor, folds: 
     return probes.logistic_path(positive - negative, labels, L2, folds)
 
 
-def logistic_one_by_one(positive: Tensor, negative: Tensor, labels: Tensor, folds: Tensor) -> probes.Direction:
+def logistic_one_by_one(
+    positive: Tensor, negative: Tensor, labels: Tensor, folds: Tensor, *, in_features: bool = False
+) -> probes.Direction:
     """The same choice of penalty, every fit by itself."""
     weights, biases = [], []
     for layer in range(len(positive)):
         x = positive[layer : layer + 1] - negative[layer : layer + 1]
-        axes = probes.principal_axes(x)
+        axes = None if in_features else probes.principal_axes(x)
         losses, fits = [], []
         for penalty in L2:
             held_out = 0.0
@@ -69,9 +73,11 @@ def logistic_one_by_one(positive: Tensor, negative: Tensor, labels: Tensor, fold
 
 
 def one_logistic(
-    x: Tensor, labels: Tensor, penalty: float, inside: Tensor, axes: tuple[Tensor, Tensor]
+    x: Tensor, labels: Tensor, penalty: float, inside: Tensor, axes: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One penalty on the rows `inside`; the layer's axes are found once for all its problems, as in the batch."""
+    """One penalty on the rows `inside`, in the layer's axes as in the batch, or in the features as they are (None)."""
+    if axes is None:  # squares at which `logistic` scales nothing
+        axes = torch.eye(x.shape[-1])[None], torch.full((1, x.shape[-1]), 4 * (1 - penalty))
     problem = x[:, inside], labels[inside], torch.tensor([penalty]), torch.ones(1, int(inside.sum()))
     weight, bias, value = probes.logistic(*problem, axes=axes)
     return weight[0, 0], bias[0, 0], value[0, 0]
@@ -145,6 +151,13 @@ def main() -> None:
             "auroc_mean": float(reached.mean()),
             "auroc_largest_difference": float(np.abs(reached - other).max()),
         }
+        if name == "logistic":
+            seconds, other = measured(partial(logistic_one_by_one, in_features=True), *data)
+            report[name] |= {  # type: ignore[operator]
+                "in_features_seconds": seconds,
+                "ratio_in_features": seconds / statistics.median(fast),
+                "auroc_difference_in_features": float(np.abs(reached - other).max()),
+            }
         print(name, report[name])
     totals = [sum(report[name][f"{way}_seconds"] for name in ways) for way in ("one_by_one", "batched")]  # type: ignore[index]
     report["ratio"] = totals[0] / totals[1]

@@ -121,7 +121,8 @@ def test_the_penalty_is_chosen_by_held_out_loss():
 def test_the_path_is_that_of_fits_made_one_by_one():
     generator = torch.Generator().manual_seed(0)
     labels, folds, l2 = torch.arange(60) % 2, torch.arange(60) // 2 % 3, [0.01, 1.0]
-    x = torch.randn(2, 60, 6, generator=generator) + 0.5 * (2 * labels - 1)[:, None] * torch.eye(6)[0]
+    x = torch.randn(2, 60, 6, generator=generator)
+    x[0] += 2 * (2 * labels - 1)[:, None] * torch.eye(6)[0]  # a signal, and noise: the weak penalty, and the strong one
     losses, fits = torch.zeros(2, len(l2)), []
     for index, penalty in enumerate(torch.tensor(l2)):
         for fold in range(3):
@@ -134,6 +135,7 @@ def test_the_path_is_that_of_fits_made_one_by_one():
         fits.append(probes.logistic(x, labels, penalty[None], torch.ones(1, 60), tolerance=1e-6))
     found = probes.logistic_path(x, labels, l2, folds, tolerance=1e-6)
     torch.testing.assert_close(found.facts["cross_validated_loss"], losses.min(1).values, atol=1e-4, rtol=0)
+    assert losses.argmin(1).tolist() == [0, 1]
     for layer, best in enumerate(losses.argmin(1)):
         weight, bias, value = fits[best]
         torch.testing.assert_close(found.weight[layer], weight[layer, 0], atol=1e-3, rtol=0)
@@ -165,6 +167,15 @@ def test_more_features_than_rows():
     assert weight[0, 0].numpy() == pytest.approx(model.coef_[0], abs=1e-3)
     assert float(bias[0, 0]) == pytest.approx(model.intercept_[0], abs=1e-3)
     assert torch.isfinite(value).all()
+
+
+def test_features_that_repeat_share_the_weight():
+    """Rounding makes some mean squares of axes without spread negative: none may become a NaN."""
+    x = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 5)
+    weight, _, value = probes.logistic(x, torch.arange(40) % 2, torch.tensor([0.1]), torch.ones(1, 40))
+    assert torch.isfinite(weight).all() and torch.isfinite(value).all()
+    copies = weight[0, 0].unflatten(0, (5, 3))
+    torch.testing.assert_close(copies, copies[:1].expand(5, -1), atol=1e-3, rtol=0)
 
 
 def test_ccs_starts_from_directions_of_length_one_without_a_bias(monkeypatch):
