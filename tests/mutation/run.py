@@ -1,9 +1,9 @@
 """Mutation testing of the mathematics: change one operator, number or condition and see whether a test notices.
 
     make mutation                                all modules
-    make mutation MODULES="ppo metrics"          these
+    make mutation MODULES="ppo metrics"          these; of the others the last result stands
 
-Writes docs/mutation.md.
+Keeps what became of each module in tests/mutation/found.json, and writes docs/mutation.md from it.
 
 The mutants are cosmic-ray's; each is tested in a forked process that has everything but the mutated module imported
 already, which is some fifty times as fast as starting pytest anew, and by those tests alone that run the mutated
@@ -19,8 +19,8 @@ import tempfile
 import types
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "tests")]
@@ -138,16 +138,20 @@ def tests_by_line(module: str, source: str) -> dict[int, list[str]]:
     return found
 
 
-@dataclass(frozen=True)
-class Survivor:
+class Survivor(TypedDict):
     """A mutant that no test noticed."""
 
-    module: str
-    line: int
     old: str
     new: str
     verdict: str | None
     """Why it may live, from judged.json."""
+
+
+class Found(TypedDict):
+    """What became of a module's mutants."""
+
+    tally: dict[str, int]
+    survivors: list[Survivor]
 
 
 def changed_lines(before: str, after: str) -> tuple[int, str, str]:
@@ -173,22 +177,27 @@ def tested(module: str, judged: dict[tuple[str, str, str], str]) -> tuple[Counte
         tally[outcome] += 1
         if outcome == "survived":
             verdict = judged.get((module, old, new))
-            survivors.append(Survivor(module, number, old, new, verdict))
+            survivors.append(Survivor(old=old, new=new, verdict=verdict))
             print(f"{module}.py:{number} [{operator}]\n  - {old}\n  + {new}\n  = {verdict or 'NOT JUDGED'}", flush=True)
     print(f"{module}: {dict(tally)}", flush=True)
     return tally, survivors
 
 
-def page(tallies: dict[str, Counter[str]], survivors: list[Survivor]) -> str:
+def page(found: dict[str, Found]) -> str:
     """What docs/mutation.md says."""
-    counts = [
-        f"| `{module}.py` | {tally.total()} | {tally['killed']} | {tally['endless']} | {tally['survived']} |"
-        for module, tally in tallies.items()
-    ]
-    counts += [f"| `{module}.py` | not run | | | |" for module in MODULES if module not in tallies]
+    counts = []
+    for module in MODULES:
+        if module in found:
+            tally = Counter(found[module]["tally"])
+            numbers = (tally.total(), tally["killed"], tally["endless"], tally["survived"])
+            counts.append(f"| `{module}.py` | {' | '.join(map(str, numbers))} |")
+        else:
+            counts.append(f"| `{module}.py` | not run | | | |")
     rows = [
-        f"| `{each.module}.py` | {ticked(each.old)} | {ticked(each.new)} | {each.verdict or 'not judged'} |"
-        for each in survivors
+        f"| `{module}.py` | {ticked(each['old'])} | {ticked(each['new'])} | {each['verdict'] or 'not judged'} |"
+        for module in MODULES
+        if module in found
+        for each in found[module]["survivors"]
     ]
     return INTRODUCTION.format(counts="\n".join(counts), rows="\n".join(rows))
 
@@ -201,12 +210,16 @@ def main(chosen: list[str]) -> int:
     torch.set_num_threads(1)
     entries = json.loads((Path(__file__).parent / "judged.json").read_text(encoding="utf-8"))
     judged = {(entry["module"], entry["old"], entry["new"]): entry["because"] for entry in entries}
-    tallies, survivors = {}, []
+    kept = Path(__file__).parent / "found.json"
+    found: dict[str, Found] = json.loads(kept.read_text(encoding="utf-8"))
+    unjudged = False
     for module in chosen or list(MODULES):
-        tallies[module], found = tested(module, judged)
-        survivors += found
-    (ROOT / "docs" / "mutation.md").write_text(page(tallies, survivors), encoding="utf-8")
-    return 1 if any(each.verdict is None for each in survivors) else 0
+        tally, survivors = tested(module, judged)
+        unjudged |= any(each["verdict"] is None for each in survivors)
+        found[module] = {"tally": dict(tally), "survivors": survivors}
+        kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (ROOT / "docs" / "mutation.md").write_text(page(found), encoding="utf-8")
+    return 1 if unjudged else 0
 
 
 if __name__ == "__main__":
