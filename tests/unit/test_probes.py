@@ -155,6 +155,7 @@ def test_axes_are_the_rows_own_however_few_rows_there_are():
         torch.testing.assert_close(torch.bmm(turned, axes.mT), x, atol=1e-4, rtol=0)
         assert (squares.diff(dim=1) >= 0).all()
     assert (axes[:, :, 0] == 0).all()
+    torch.testing.assert_close(probes.principal_axes(1e-6 * x)[0].abs(), axes.abs(), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.bmm(axes.mT, axes)[:, 1:, 1:], torch.eye(5).expand(2, -1, -1), atol=1e-5, rtol=0)
 
 
