@@ -155,6 +155,7 @@ def test_axes_are_the_rows_own_however_few_rows_there_are():
         torch.testing.assert_close(torch.bmm(turned, axes.mT), x, atol=1e-4, rtol=0)
         assert (squares.diff(dim=1) >= 0).all()
     assert (axes[:, :, 0] == 0).all()
+    assert all((found == 0).all() for found in probes.principal_axes(torch.zeros(1, 4, 9)))
     torch.testing.assert_close(probes.principal_axes(1e-6 * x)[0].abs(), axes.abs(), atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.bmm(axes.mT, axes)[:, 1:, 1:], torch.eye(5).expand(2, -1, -1), atol=1e-5, rtol=0)
 
@@ -175,6 +176,7 @@ def test_features_that_repeat_share_the_weight():
     x = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 5)
     weight, _, value = probes.logistic(x, torch.arange(40) % 2, torch.tensor([0.1]), torch.ones(1, 40))
     assert torch.isfinite(weight).all() and torch.isfinite(value).all()
+    assert all((probes.principal_axes(rows)[1] >= 0).all() for rows in (x, x.mT))
     copies = weight[0, 0].unflatten(0, (5, 3))
     torch.testing.assert_close(copies, copies[:1].expand(5, -1), atol=1e-3, rtol=0)
 
