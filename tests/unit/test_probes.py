@@ -289,6 +289,15 @@ def test_lda_log_odds_are_those_of_two_gaussians():
         assert float(found.bias[0]) == pytest.approx(-1.125, abs=0.05)
 
 
+def test_mean_differences_do_not_hang_on_scale_or_spread():
+    labels = torch.arange(40) % 2
+    x = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)) + labels[:, None]
+    odds = [torch.einsum("lnd,ld->ln", s * x, probes.mass_mean(s * x, labels).weight) for s in (1.0, 0.01)]
+    torch.testing.assert_close(*odds, atol=1e-3, rtol=1e-3)
+    still = probes.mass_mean(labels[None, :, None].float(), labels)  # classes without any spread
+    assert 0 < float(still.weight[0, 0]) < math.inf
+
+
 def test_vinc_with_equal_variance_and_covariance_is_crc():
     """Σ − C of a pair's members is half the covariance of their difference."""
     positive, negative = normal(pair_states(LABELS))
