@@ -236,13 +236,15 @@ def test_the_boundary_moves_with_the_classes_shares():
     means, labels = (torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 3.0]])), torch.tensor([1, 1, 1, 0])
     found = probes._midpoint(torch.tensor([[1.0, 0.5]]), means, labels)
     assert found.tolist() == pytest.approx([-(2 + 0.5 * 4) / 2 + math.log(3)])
-    assert torch.isfinite(probes._midpoint(torch.ones(1, 2), means, torch.ones(4))).all()
+    for only in (torch.zeros(4), torch.ones(4)):
+        assert torch.isfinite(probes._midpoint(torch.ones(1, 2), means, only)).all()
 
 
 def test_components_are_of_centred_rows_and_log_odds_have_unit_deviation():
     generator = torch.Generator().manual_seed(1)
     positive, negative = torch.randn(2, 2, 200, 5, generator=generator) * torch.tensor([3.0, 1, 1, 1, 1])
     positive = positive + torch.tensor([0.0, 20, 0, 0, 0])
+    positive, negative = positive / 100, negative / 100
     difference = positive - negative
     for found in (
         probes.crc(difference),
@@ -252,6 +254,7 @@ def test_components_are_of_centred_rows_and_log_odds_have_unit_deviation():
         odds = torch.einsum("lnd,ld->ln", difference, found.weight) + found.bias[:, None]
         torch.testing.assert_close(odds.std(1, correction=0), torch.ones(2))
         torch.testing.assert_close(odds.mean(1), torch.zeros(2), atol=1e-4, rtol=0)
+    assert torch.isfinite(probes.crc(torch.ones(1, 5, 3)).weight).all()  # nothing varies
 
 
 def test_a_turned_direction_keeps_its_boundary():
@@ -261,6 +264,7 @@ def test_a_turned_direction_keeps_its_boundary():
     assert (turned.weight.item(), turned.bias.item(), turned.facts["turned"].item()) == (1.0, -2.5, True)
     upright = probes.Direction(torch.tensor([[1.0]]), torch.tensor([-2.5]), {})
     assert probes.oriented(upright, difference, torch.tensor([6.0, 6.0, 5.0, 5.0])).facts["turned"].item()
+    assert probes.oriented(upright, 0.01 * difference, torch.tensor([6.0, 6.0, 5.0, 5.0])).facts["turned"].item()
     unrelated = probes.oriented(upright, difference, torch.full((4,), 3.0))
     assert (unrelated.weight.item(), unrelated.facts["turned"].item()) == (1.0, False)
     lifted = probes.oriented(direction, difference - 2.5, torch.tensor([5.0, 5.0, 6.0, 6.0]))
@@ -276,6 +280,15 @@ def test_shrinkage_is_ledoit_and_wolfs():
         theirs, shrinkage = ledoit_wolf(x[layer].numpy(), assume_centered=True)
         assert covariance[layer].numpy() == pytest.approx(theirs)
         assert float(amount[layer]) == pytest.approx(shrinkage)
+
+
+def test_shrinkage_is_between_none_and_all():
+    x = torch.randn(1, 30, 5, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 2, 5)
+    amounts = [float(probes.ledoit_wolf(scale * x)[1]) for scale in (1.0, 0.01)]
+    assert amounts[0] == pytest.approx(amounts[1], rel=1e-3) and 0 < amounts[0] < 1
+    round_ = torch.tensor([[[1.0, 0], [0, 1], [-1, 0], [0, -1]]])  # already a multiple of the identity
+    assert float(probes.ledoit_wolf(round_)[1]) == 1
+    assert float(probes.ledoit_wolf(torch.tensor([[[1.0], [-1.0]]]))[1]) == 0  # nothing to shrink, and no noise
 
 
 def test_lda_log_odds_are_those_of_two_gaussians():
@@ -294,8 +307,9 @@ def test_mean_differences_do_not_hang_on_scale_or_spread():
     x = torch.randn(1, 40, 3, generator=torch.Generator().manual_seed(0)) + labels[:, None]
     odds = [torch.einsum("lnd,ld->ln", s * x, probes.mass_mean(s * x, labels).weight) for s in (1.0, 0.01)]
     torch.testing.assert_close(*odds, atol=1e-3, rtol=1e-3)
-    still = probes.mass_mean(labels[None, :, None].float(), labels)  # classes without any spread
-    assert 0 < float(still.weight[0, 0]) < math.inf
+    for method in (probes.mass_mean, probes.lda):
+        still = method(labels[None, :, None].float(), labels)  # classes without any spread
+        assert 0 < float(still.weight[0, 0]) < math.inf
 
 
 def test_vinc_with_equal_variance_and_covariance_is_crc():
