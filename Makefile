@@ -63,9 +63,9 @@ faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (hour
 coverage: $(READY) ## lines of the library that the fast tests run; fails below 90 %
 	OMP_NUM_THREADS=1 python -m pytest tests/unit --cov --cov-report=term --cov-fail-under=90
 
-mutation: $(READY) ## mutation testing of the mathematics (an hour); MODULES="ppo": of that part
+mutation: $(READY) ## mutation testing of the mathematics (an hour); MODULES="ppo": of that part; SURVIVORS=1: of what survived last time
 	uv run --no-project --python $(VENV)/bin/python --with cosmic-ray==8.7.0 \
-		python tests/mutation/run.py $(MODULES)
+		python tests/mutation/run.py $(MODULES) $(if $(SURVIVORS),--survivors)
 
 audit: $(READY) ## compare the lock with published security advisories; fails where a package cannot be looked up
 	uv tool run pip-audit --strict --requirement requirements.txt --no-deps --disable-pip

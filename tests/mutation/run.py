@@ -2,6 +2,7 @@
 
     make mutation                                all modules
     make mutation MODULES="ppo metrics"          these; of the others the last result stands
+    make mutation SURVIVORS=1                    only mutants that survived last time, after tests were added
 
 Keeps what became of each module in tests/mutation/found.json, and writes docs/mutation.md from it.
 
@@ -161,11 +162,14 @@ def changed_lines(before: str, after: str) -> tuple[int, str, str]:
     return number, old.strip(), new.strip()
 
 
-def tested(module: str, judged: dict[tuple[str, str, str], str]) -> tuple[Counter[str], list[Survivor]]:
-    """Every mutant of a module: how many had which end, and those that survived."""
+def tested(
+    module: str, judged: dict[tuple[str, str, str], str], last: Found | None
+) -> tuple[Counter[str], list[Survivor]]:
+    """How many mutants of a module had which end, and those that survived: all, or those that survived `last` time."""
     source = path_of(module).read_text(encoding="utf-8")
     tests = tests_by_line(module, source)
-    tally: Counter[str] = Counter()
+    again = {(each["old"], each["new"]) for each in last["survivors"]} if last else set()
+    tally = Counter((last["tally"] if last else {}) | {"survived": 0})
     survivors = []
     for operator, mutated in mutants(source):
         try:
@@ -173,6 +177,8 @@ def tested(module: str, judged: dict[tuple[str, str, str], str]) -> tuple[Counte
         except SyntaxError:
             continue
         number, old, new = changed_lines(source, mutated)
+        if last and (old, new) not in again:
+            continue
         outcome = notices(module, code, tests.get(number) or MODULES[module])
         tally[outcome] += 1
         if outcome == "survived":
@@ -213,8 +219,9 @@ def main(chosen: list[str]) -> int:
     kept = Path(__file__).parent / "found.json"
     found: dict[str, Found] = json.loads(kept.read_text(encoding="utf-8"))
     unjudged = False
-    for module in chosen or list(MODULES):
-        tally, survivors = tested(module, judged)
+    survivors_only = "--survivors" in chosen
+    for module in [name for name in chosen if name != "--survivors"] or list(MODULES):
+        tally, survivors = tested(module, judged, found.get(module) if survivors_only else None)
         unjudged |= any(each["verdict"] is None for each in survivors)
         found[module] = {"tally": dict(tally), "survivors": survivors}
         kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
