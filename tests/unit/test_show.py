@@ -21,8 +21,8 @@ FILES = {
     },
     "probes": {
         "layers": 31,
-        "logistic": {"batched_seconds": 2.0, "one_by_one_seconds": 24.0, "ratio": 12.0},
-        "ccs": {"batched_seconds": 3.0, "one_by_one_seconds": 27.0, "ratio": 9.0},
+        "logistic": {"batched_seconds": 2.0, "one_by_one_seconds": 9.0, "in_features_seconds": 24.0},
+        "ccs": {"batched_seconds": 3.0, "one_by_one_seconds": 27.0},
     },
     "ppo": {
         "seconds_per_step": {"ours": {"float32": 3.0, "bfloat16": 2.0}, "peer": {"float32": 12.0}},
