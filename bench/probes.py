@@ -134,29 +134,27 @@ def main() -> None:
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
     }
-    ways = {"logistic": (logistic_batched, logistic_one_by_one), "ccs": (ccs_batched, ccs_one_by_one)}
-    for name, (batched, one_by_one) in ways.items():
-        problems = len(states) * (len(L2) * (FOLDS + 1) if name == "logistic" else RESTARTS)
-        fast, slow = [], []
-        for _ in range(given.rounds):
-            seconds, reached = measured(batched, *data)
-            fast.append(seconds)
-            seconds, other = measured(one_by_one, *data)
-            slow.append(seconds)
+    ways: dict[str, dict[str, Callable[..., probes.Direction]]] = {
+        "logistic": {
+            "batched": logistic_batched,
+            "one_by_one": logistic_one_by_one,
+            "in_features": partial(logistic_one_by_one, in_features=True),
+        },
+        "ccs": {"batched": ccs_batched, "one_by_one": ccs_one_by_one},
+    }
+    for name, fits in ways.items():
+        rounds = [{way: measured(fit, *data) for way, fit in fits.items()} for _ in range(given.rounds)]
+        took = {way: statistics.median(found[way][0] for found in rounds) for way in fits}
+        reached = {way: values for way, (_, values) in rounds[-1].items()}
         report[name] = {
-            "problems": problems,
-            "batched_seconds": statistics.median(fast),
-            "one_by_one_seconds": statistics.median(slow),
-            "ratio": statistics.median(slow) / statistics.median(fast),
-            "auroc_mean": float(reached.mean()),
-            "auroc_largest_difference": float(np.abs(reached - other).max()),
+            "problems": len(states) * (len(L2) * (FOLDS + 1) if name == "logistic" else RESTARTS),
+            **{f"{way}_seconds": seconds for way, seconds in took.items()},
+            "ratio": took["one_by_one"] / took["batched"],
+            "auroc_mean": float(reached["batched"].mean()),
+            "auroc_largest_difference": max(
+                float(np.abs(reached["batched"] - each).max()) for each in reached.values()
+            ),
         }
-        if name == "logistic":
-            seconds, other = measured(partial(logistic_one_by_one, in_features=True), *data)
-            report[name] |= {  # type: ignore[operator]
-                "in_features_seconds": seconds,
-                "auroc_difference_in_features": float(np.abs(reached - other).max()),
-            }
         print(name, report[name])
     totals = [sum(report[name][f"{way}_seconds"] for name in ways) for way in ("one_by_one", "batched")]  # type: ignore[index]
     report["ratio"] = totals[0] / totals[1]

@@ -11,6 +11,7 @@ already, which is some fifty times as fast as starting pytest anew, and by those
 statement. Survivors are compared with tests/mutation/judged.json: one that nobody has judged fails the run.
 """
 
+import argparse
 import ast
 import json
 import os
@@ -212,16 +213,19 @@ def ticked(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def main(chosen: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", metavar="module")
+    parser.add_argument("--survivors", action="store_true", help="only mutants that survived last time")
+    given = parser.parse_args()
     torch.set_num_threads(1)
     entries = json.loads((Path(__file__).parent / "judged.json").read_text(encoding="utf-8"))
     judged = {(entry["module"], entry["old"], entry["new"]): entry["because"] for entry in entries}
     kept = Path(__file__).parent / "found.json"
     found: dict[str, Found] = json.loads(kept.read_text(encoding="utf-8"))
     unjudged = False
-    survivors_only = "--survivors" in chosen
-    for module in [name for name in chosen if name != "--survivors"] or list(MODULES):
-        tally, survivors = tested(module, judged, found.get(module) if survivors_only else None)
+    for module in given.modules or list(MODULES):
+        tally, survivors = tested(module, judged, found.get(module) if given.survivors else None)
         unjudged |= any(each["verdict"] is None for each in survivors)
         found[module] = {"tally": dict(tally), "survivors": survivors}
         kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -230,4 +234,4 @@ def main(chosen: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

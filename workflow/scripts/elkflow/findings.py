@@ -47,9 +47,8 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     """The verdict as a few lines for the terminal: one block a run and seed, then the means over seeds."""
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
     blocks = [_block(training, verdict, probes[training["probe"]]) for training in verdict["trainings"]]
-    several = [row for row in digest.seed_rows(verdict) if row["seeds"] != "1"]
-    if several:
-        blocks.append(tables.plain([list(several[0]), *(list(row.values()) for row in several)]))
+    if rows := digest.seed_rows({"seeds": [row for row in verdict["seeds"] if row["seeds"] > 1]}):
+        blocks.append(tables.plain([list(rows[0]), *(list(row.values()) for row in rows)]))
     return "\n\n".join(blocks)
 
 
