@@ -33,6 +33,7 @@ import peers
 
 from elkflow import rewards, schedule
 from elkflow.files import read_json, read_table, write_json
+from elkflow.memory import HUGE_PAGES
 from elkflow.models import encode_answer, encode_prompt, load_tokenizer
 
 THESIS = {
@@ -60,7 +61,7 @@ class Worker:
     def __init__(self, side: str, job: dict[str, Any]):
         script = HERE / {"peer": "ppo_peer.py", "ours": "ppo_worker.py"}[side]
         python = peers.python() if side == "peer" else sys.executable
-        library = {} if side == "peer" else {"PYTHONPATH": str(HERE.parent / "workflow" / "scripts")}
+        library = {} if side == "peer" else {"PYTHONPATH": str(HERE.parent / "workflow" / "scripts")} | HUGE_PAGES
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | library
         self.process = subprocess.Popen(
             [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

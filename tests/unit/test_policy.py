@@ -80,6 +80,21 @@ def test_gradients_are_those_of_the_whole_model(settings):
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("longest", [0, 256])
+def test_a_place_that_is_read_twice_counts_twice_in_gradients(longest):
+    policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, lora={"targets": "all-linear"})))
+    policy.longest = longest
+    rows = [ROWS[0], ROWS[0], ROWS[1]]
+    places = torch.tensor([[len(row) - 1] * 2 for row in rows])
+    policy(policy.freeze(rows), places)[0].square().sum().backward()
+    found = {name: parameter.grad.clone() for name, parameter in policy.trained(value_head=False)}
+    policy.zero_grad()
+    alone = [policy.model(input_ids=torch.tensor([row])).logits[0, -1].float().square().sum() for row in rows]
+    (2 * sum(alone)).backward()
+    for name, parameter in policy.trained(value_head=False):
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
 def test_the_same_seed_gives_the_same_adapter():
     made = [dict(Policy(tiny_llama(60), PPOSettings(steps=1), seed).trained()) for seed in (0, 0, 1)]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])

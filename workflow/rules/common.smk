@@ -1,5 +1,6 @@
 """What every stage shares: the checked config, and helpers that take rules' values from it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,13 @@ from elkflow.config import Config, preflight
 from elkflow.errors import UserError
 from elkflow.failures import show_failures
 from elkflow.locks import drop_stale, hold
+from elkflow.memory import HUGE_PAGES
 from elkflow.orphans import end_orphans
 from elkflow.patience import keep_watching
 from elkflow.provenance import imports, script_path
+
+for name, value in HUGE_PAGES.items():
+    os.environ.setdefault(name, value)  # for the scripts, which are processes of their own
 
 try:
     CONFIG = Config.load(config)

@@ -58,14 +58,14 @@ def attend(
     chosen, mask = (each.to(query.device) for each in windows)
     heads, length, width = query.shape[1:]
     (count, size), groups = mask.shape[:2], key.shape[1]
-    filled = pad(query[0], (0, 0, 0, count * size - length))
-    rows = filled.view(groups, heads // groups, count, size, width).permute(2, 0, 1, 3, 4).flatten(2, 3)
+    filled = pad(query[0].transpose(0, 1).flatten(1), (0, 0, 0, count * size - length))
+    rows = filled.view(count, size, groups, heads // groups, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
     keys, values = (_picked(each[0], chosen) for each in (key, value))
     exact = keys.dtype if torch.is_autocast_enabled(query.device.type) else torch.float32
     with torch.autocast(query.device.type, enabled=False):
         scores = torch.matmul(rows.to(exact) * scaling, keys.to(exact).mT).float()
-        scores.unflatten(2, (heads // groups, size)).add_(mask[:, None, None])
-        weights = torch.nn.functional.dropout(scores.softmax(-1), dropout).to(values.dtype)
+        scores = scores.unflatten(2, (heads // groups, size)) + mask[:, None, None]
+        weights = torch.nn.functional.dropout(scores.softmax(-1).flatten(2, 3), dropout).to(values.dtype)
         found = torch.matmul(weights, values).unflatten(2, (heads // groups, size))
     found = found.permute(0, 3, 1, 2, 4)  # [N, C, G, H/G, D]
     return found.reshape(1, count * size, heads, width)[:, :length], None

@@ -36,15 +36,15 @@ class Layout:
     def packed(self) -> bool:
         return "windows" in self.inputs
 
-    def pick(self, states: Tensor, positions: Tensor) -> Tensor:
-        """States of the lines, [B, S, D] or [1, N, D], at positions [B, T] of the sequences -> [B, T, D].
+    def places(self, positions: Tensor) -> Tensor:
+        """Where in the lines, one behind the other, positions [B, T] of the sequences stand -> [B, T].
 
         Beyond the longest sequence stands what nobody counts.
         """
         places = self.columns.gather(1, positions.clamp(max=self.columns.shape[1] - 1))
         if self.packed:
-            return states[0, places]
-        return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+            return places
+        return places + self.ids.shape[1] * torch.arange(len(places), device=places.device)[:, None]
 
     def following(self, tokens: Tensor) -> dict[str, Any]:
         """Inputs for the newest of the tokens [B, t] sampled behind the sequences, given a cache of all before it."""

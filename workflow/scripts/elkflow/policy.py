@@ -18,8 +18,9 @@ from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
+from elkflow import norms
 from elkflow.attention import windowed
 from elkflow.errors import UserError
 from elkflow.layout import LONGEST, Layout, packed, padded
@@ -77,6 +78,7 @@ class Policy(nn.Module):
                 module.float().requires_grad_(True)
         elif settings.train == "full":
             self.model.float().requires_grad_(True)
+        norms.quicken(model)
         self.checkpointing = settings.gradient_checkpointing
         self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
@@ -111,6 +113,13 @@ class Policy(nn.Module):
         with self._computing(layout.packed):
             return self.trunk(**given).last_hidden_state
 
+    def read_prompts(self, layout: Layout, cache: Cache) -> Tensor:
+        """Fill a cache with a layout's lines; their last hidden states [B, 1, D]."""
+        places = layout.places(layout.lengths[:, None] - 1)
+        with _only_at(self.blocks[-1], places):
+            lines = self.run(layout, input_ids=layout.ids, past_key_values=cache, use_cache=True, **layout.inputs)
+        return lines.flatten(0, 1)[places]
+
     def freeze(self, rows: Sequence[Sequence[int]]) -> Frozen:
         """Run the blocks below the trained ones on token ids. rows: B sequences of any length."""
         layout = self.lay(rows)
@@ -124,23 +133,25 @@ class Policy(nn.Module):
     def states(self, frozen: Frozen, positions: Tensor) -> Tensor:
         """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
         layout, hidden = frozen.layout, frozen.states
-        if hidden is None:
-            return layout.pick(self.run(layout), positions)
-        with self._computing(layout.packed):
-            keep = self.checkpointing and torch.is_grad_enabled()
+        places = layout.places(positions)
+        keep = self.checkpointing and torch.is_grad_enabled()
+        with self._computing(layout.packed), nullcontext() if keep else _only_at(self.blocks[-1], places):
+            if hidden is None:
+                return self.run(layout).flatten(0, 1)[places]
             again: dict[str, Any] = {"use_reentrant": False}
             again["context_fn"] = lambda: (nullcontext(), self._computing(layout.packed))
             for block, (args, kwargs) in zip(self.blocks[self.first :], frozen.calls, strict=True):
                 out = checkpoint(block, hidden, *args, **again, **kwargs) if keep else block(hidden, *args, **kwargs)
                 hidden = out[0] if isinstance(out, tuple) else out
-            return self.norm(layout.pick(hidden, positions))
+            return self.norm(hidden.flatten(0, 1)[places])
 
     def logits(self, states: Tensor) -> Tensor:
         """Output layer [..., D] -> [..., V], float32."""
         head = self.base.get_output_embeddings()
         logits = head(states.to(head.weight.dtype if head.weight.dtype.is_floating_point else states.dtype)).float()
         config = self.base.config.get_text_config()
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
@@ -285,3 +296,28 @@ def _recording(blocks: nn.ModuleList | Sequence[nn.Module]) -> Iterator[list[tup
     finally:
         for block in blocks:
             del block.forward
+
+
+@contextmanager
+def _only_at(block: nn.Module, places: Tensor) -> Iterator[None]:
+    """Within, a block's MLP, which treats every token by itself, runs at these places of the lines alone.
+
+    Nothing else is read of the last block, and this is most of its work. Its attention needs all tokens.
+    """
+    mlp = getattr(block, "mlp", None)
+    if not isinstance(mlp, nn.Module):
+        yield
+        return
+    forward, places = mlp.forward, places.unique()
+
+    def at(states: Tensor, *others: Any) -> Any:
+        found = None if others else forward(states.flatten(0, 1)[None, places])
+        if not isinstance(found, Tensor):  # it is told or tells something about all of them
+            return forward(states, *others)
+        return found.new_zeros(states.flatten(0, 1).shape).index_copy(0, places, found[0]).view(states.shape)
+
+    mlp.forward = at
+    try:
+        yield
+    finally:
+        mlp.forward = forward

@@ -3,7 +3,6 @@
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,18 +65,17 @@ def generate(
     layout, device = policy.lay(rows), policy.device
     # of a whole trie nothing may be dropped, though it is longer than a sliding window
     cache = DynamicCache() if layout.packed else DynamicCache(config=policy.base.config)
-    given: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
     tokens = torch.zeros(len(rows), sampling.max_new_tokens, dtype=torch.long, device=device)
     finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    lines = policy.run(layout, input_ids=layout.ids, **given, **layout.inputs)
-    states = [layout.pick(lines, layout.lengths[:, None] - 1)]
+    states = [policy.read_prompts(layout, cache)]
     for t in range(sampling.max_new_tokens):
         logits = policy.logits(states[-1].detach()[:, 0])
         tokens[:, t] = draw(logits, None if uniform is None else uniform[:, t].to(device), sampling)
         finished |= torch.isin(tokens[:, t], torch.tensor(sorted(ends), device=device))
         if t + 1 == sampling.max_new_tokens or finished.all():
             break
-        lines = policy.run(layout, **given, **layout.following(tokens[:, : t + 1]))
+        following = layout.following(tokens[:, : t + 1])
+        lines = policy.run(layout, past_key_values=cache, use_cache=True, **following)
         states.append(lines[0, :, None] if layout.packed else lines)
     states += [states[-1]] * (sampling.max_new_tokens - len(states))  # nothing counts behind the last end
     return tokens, torch.cat(states, dim=1)

@@ -235,6 +235,7 @@ class Trainer:
         settings, mask = self.settings, chunk.mask
         if chunk.graph:
             logprobs, values, entropy = chunk.graph
+            entropy = entropy if settings.entropy_coefficient else chunk.entropy
         else:
             logits, values = self.policy(chunk.frozen, chunk.positions)
             logprobs = ppo.token_logprobs(logits, chunk.tokens, settings.temperature)
