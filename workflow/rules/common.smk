@@ -21,8 +21,9 @@ from elkflow.orphans import end_orphans
 from elkflow.patience import keep_watching
 from elkflow.provenance import imports, script_path
 
+# For the scripts, which are processes of their own.
 for name, value in HUGE_PAGES.items():
-    os.environ.setdefault(name, value)  # for the scripts, which are processes of their own
+    os.environ.setdefault(name, value)
 
 try:
     CONFIG = Config.load(config)
