@@ -35,6 +35,8 @@ from elkflow.settings.ppo import PPOSettings
 from elkflow.trainer import Trainer
 
 GOAL, TIMES = 0.85, 10
+EVERY = 5
+"""Steps of the thesis's settings from one evaluation to the next."""
 RUN = "runs/quickstart/seed0"
 
 
@@ -93,12 +95,11 @@ def time_to_quality(
     ours["table_seconds"] = thesis["table_seconds"]
     total = ours["seconds"] + ours["table_seconds"]
     peers_step = thesis["seconds_per_step"]["peer"]["float32"] + thesis["online_reward_seconds"]
-    steps = math.ceil(TIMES * total / peers_step)
-    chosen = thesis_settings(
-        THESIS, 1, steps=steps, evaluate_every=5, checkpoint_every=5, evaluate_rows=128, keep="last"
-    )
-    made = trainer(results, folder / "thesis", chosen, dtype, limit)
-    if made.progress.step < min(steps, limit or steps):
+    steps = EVERY * math.ceil(TIMES * total / peers_step / EVERY)
+    steps = min(steps, limit or steps)
+    chosen = thesis_settings(THESIS, 1, evaluate_every=EVERY, checkpoint_every=EVERY, evaluate_rows=128, keep="last")
+    made = trainer(results, folder / "thesis", chosen, dtype, steps)
+    if made.progress.step < steps:
         made.train()
     rows = rows_of(folder / "thesis" / "metrics.jsonl")
     reached = first_good(rows)

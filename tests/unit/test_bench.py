@@ -95,13 +95,13 @@ def results(tmp_path):
 
 
 def test_the_peers_steps_are_counted_up_to_ten_times_our_seconds(results, tmp_path):
-    thesis = {"table_seconds": 10.0, "seconds_per_step": {"peer": {"float32": 150.0}}, "online_reward_seconds": 50.0}
+    thesis = {"table_seconds": 10.0, "seconds_per_step": {"peer": {"float32": 30.0}}, "online_reward_seconds": 50.0}
     one = quality.time_to_quality(results, {"thesis": thesis}, tmp_path / "quality", "float32", 1)
-    assert one["peer"]["steps"] == 1 and one["at_least"] and one["ratio"] == pytest.approx(200 / 40)
+    assert one["peer"]["steps"] == 1 and one["at_least"] and one["ratio"] == pytest.approx(80 / 40)
     whole = quality.time_to_quality(results, {"thesis": thesis}, tmp_path / "quality", "float32", None)
     assert whole["ours"] == {"step": 2, "accuracy": 0.9, "seconds": 30.0, "table_seconds": 10.0, "total_seconds": 40.0}
-    assert whole["peer"]["steps"] == 2 and not whole["peer"]["reached"]  # 2 steps of 200 s are ten times 40 s
-    assert whole["ratio"] == pytest.approx(10) and set(whole["peer"]["accuracy"]) == {0, 2}
+    assert whole["peer"]["steps"] == 5 and not whole["peer"]["reached"]  # 5 steps of 80 s are ten times 40 s
+    assert whole["ratio"] == pytest.approx(10) and set(whole["peer"]["accuracy"]) == {0, 5}
 
 
 def test_algorithms_are_compared_at_the_same_step(results, tmp_path):
