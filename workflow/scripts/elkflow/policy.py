@@ -135,9 +135,11 @@ class Policy(nn.Module):
         layout, hidden = frozen.layout, frozen.states
         places = layout.places(positions)
         keep = self.checkpointing and torch.is_grad_enabled()
-        with self._computing(layout.packed), nullcontext() if keep else _only_at(self.blocks[-1], places):
-            if hidden is None:
+        narrow = nullcontext() if keep else _only_at(self.blocks[-1], places)
+        if hidden is None:
+            with narrow:
                 return self.run(layout).flatten(0, 1)[places]
+        with self._computing(layout.packed), narrow:
             again: dict[str, Any] = {"use_reentrant": False}
             again["context_fn"] = lambda: (nullcontext(), self._computing(layout.packed))
             for block, (args, kwargs) in zip(self.blocks[self.first :], frozen.calls, strict=True):
