@@ -31,14 +31,13 @@ lint: $(READY) ## check format, style, types and rules
 	snakemake --lint
 
 bench: $(READY) ## measure extraction, probes, data and PPO on this machine: results/bench/*.json, and a table
-	PYTHONPATH=workflow/scripts python bench/extraction.py
-	PYTHONPATH=workflow/scripts python bench/probes.py
-	PYTHONPATH=workflow/scripts python bench/data.py
-	PYTHONPATH=workflow/scripts python bench/ppo.py
-	PYTHONPATH=workflow/scripts python bench/curves.py
-	PYTHONPATH=workflow/scripts python bench/quality.py
-	PYTHONPATH=workflow/scripts python bench/scaling.py
-	PYTHONPATH=workflow/scripts python bench/show.py
+	PYTHONPATH=workflow/scripts python bench/hiddens_speed.py
+	PYTHONPATH=workflow/scripts python bench/probes_speed.py
+	PYTHONPATH=workflow/scripts python bench/data_speed.py
+	PYTHONPATH=workflow/scripts python bench/ppo_speed.py
+	PYTHONPATH=workflow/scripts python bench/ppo_curves.py
+	PYTHONPATH=workflow/scripts python bench/ppo_quality.py
+	PYTHONPATH=workflow/scripts python bench/speed_table.py
 
 dag: $(READY) ## draw the rule graph
 	snakemake --rulegraph mermaid-js
@@ -51,7 +50,7 @@ verify: $(READY) ## follow every score back to the rows of the data, and compute
 	python workflow/scripts/recompute.py
 
 push: $(READY) ## send a run to the hub, privately: make push RUN=quickstart REPO=me/name (token in HF_TOKEN)
-	python workflow/scripts/push_to_hub.py --run $(RUN) --repo $(REPO) --seed $(or $(SEED),0)
+	python workflow/scripts/push_model.py --run $(RUN) --repo $(REPO) --seed $(or $(SEED),0)
 
 slurm-profile: ## copy the Slurm profile to where `snakemake --profile slurm` finds it (an older copy is kept)
 	install -D --backup=numbered --mode=644 profiles/slurm/profile.v9+.yaml \
@@ -63,7 +62,7 @@ faults: $(READY) ## kill, starve and damage whole tiny workflows 300 times (hour
 coverage: $(READY) ## lines of the library that the fast tests run; fails below 90 %
 	OMP_NUM_THREADS=1 python -m pytest tests/unit --cov --cov-report=term --cov-fail-under=90
 
-mutation: $(READY) ## mutation testing of the mathematics (an hour); MODULES="ppo": of that part; SURVIVORS=1: of what survived last time
+mutation: $(READY) ## mutation testing of the mathematics (an hour); MODULES="ppo.objective": of that module; SURVIVORS=1: of what survived last time
 	uv run --no-project --python $(VENV)/bin/python --with cosmic-ray==8.7.0 \
 		python tests/mutation/run.py $(MODULES) $(if $(SURVIVORS),--survivors)
 

@@ -29,7 +29,7 @@ rule all:
     default_target: True
     input:
         # all of it: with a file that an earlier run did not make, Snakemake looks for no other change
-        rules.compare.output,
+        rules.summarise.output,
 
 
 onsuccess:

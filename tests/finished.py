@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from elkflow.files import write_json, write_table
-from elkflow.lineage import write_manifest
-from elkflow.plots import styled
-from elkflow.settings.summary import Plan
+from elkflow.common.files import write_json, write_table
+from elkflow.common.manifests import write_manifest
+from elkflow.report.charts import styled
+from elkflow.summary.plan import Plan
 
 PLAN = Plan.model_validate(
     {

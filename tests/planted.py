@@ -1,14 +1,16 @@
 """Hidden states with a planted truth direction, in the files the workflow passes around."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import train_probe
 from safetensors.torch import save_file
 
-from elkflow.files import write_table
+from elkflow.common.files import write_table
 
 CONVENTION = "hidden_states: 0 embeddings, i output of block i, last after the final norm"
 
@@ -73,3 +75,25 @@ def write_split(folder, name, labels, states, *, zero_shot=None, wordings=("plai
         tensors["answer_logprobs"] = torch.stack([-odds / 2, odds / 2], -1).float()
         save_file(tensors, files[-1], {"layers": CONVENTION, "position": "last", "model": "abc", **(metadata or {})})
     return Split(rows, prompts, files, np.asarray(labels))
+
+
+BASE = {"model": "tiny", "dataset": "made_up", "wording": "plain", "bootstrap": 100, "draws": 5}
+
+
+def train(folder, splits, paths=None, **changes):
+    """Run the script; return its output folder."""
+    first, second = splits
+    arguments = {
+        "--settings": [json.dumps(BASE | changes)],
+        "--train-rows": [first.rows],
+        "--val-rows": [second.rows],
+        "--train-prompts": first.prompts,
+        "--val-prompts": second.prompts,
+        "--train-states": first.states,
+        "--val-states": second.states,
+        "--lineage": [first.rows],
+        "--output": [folder / "probe"],
+    }
+    arguments |= {f"--{name.replace('_', '-')}": files for name, files in (paths or {}).items()}
+    train_probe.main([str(word) for option, values in arguments.items() for word in (option, *values)])
+    return folder / "probe"

@@ -68,3 +68,15 @@ def moved(policy):
         for _, parameter in policy.trained():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return policy
+
+
+TEXTS = ["Sentence Question Does the sentence contain the answer to the question Reply Yes or No . : ? truthful"]
+
+
+def make_checkpoint(folder, chat=True, **config):
+    tiny_tokenizer(TEXTS, chat).save_pretrained(folder)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 128} | config
+    from elkflow.common.files import write_json
+
+    write_json(folder / "config.json", config)
+    return folder

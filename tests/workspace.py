@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from tiny import save_tiny_model
 
-from elkflow.facts import generate, load_facts
+from elkflow.data.facts import generate, load_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from workspace import ROOT, make_workspace
 
-from elkflow.provenance import imports
+from elkflow.common.code_inputs import imports
 
 NAMES = ["base", "train", "evaluate"]
 

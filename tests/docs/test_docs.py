@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from elkflow.config import Config, preflight
+from elkflow.config.config import Config
+from elkflow.orchestration.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/**/*.md")])
@@ -95,9 +96,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_example_dataset_is_split_and_rendered(folder):
-    from elkflow.data import split_dataset
-    from elkflow.prompts import ask
-    from elkflow.templates import load_template
+    from elkflow.data.split_dataset import split_dataset
+    from elkflow.prompts.render_prompts import ask
+    from elkflow.prompts.templates import load_template
 
     (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", file=False, task=False) if "primes" in block.text)
     config = Config.load(merged(QUICKSTART, fragment))
@@ -109,7 +110,7 @@ def test_the_example_dataset_is_split_and_rendered(folder):
 
 
 def test_the_example_reward_is_found_and_called(folder):
-    from elkflow.run import reward_source
+    from elkflow.ppo.train_ppo import reward_source
 
     reward = reward_source("short_answers:brevity", folder / "none.parquet", None, -1.0)
     assert reward(["p", "p"], ["", "abc"]) == [1.0, 0.25]
@@ -119,14 +120,14 @@ def test_the_example_probe_finds_a_planted_direction(tmp_path):
     """The three edits of CONTRIBUTING.md, made to a copy of the library."""
     library = Path(shutil.copytree(ROOT / "workflow" / "scripts" / "elkflow", tmp_path / "elkflow"))
     (function,), (case,) = of("python", probe=True), of("python", case=True)
-    edit(library / "probes.py", "\ndef _within(", "\n" + function.text + "\n\ndef _within(")
-    edit(library / "fitting.py", '        case "mass_mean":', case.text + '        case "mass_mean":')
-    edit(library / "settings" / "probe.py", '"mass_mean", ', '"mass_mean", "median_difference", ')
+    edit(library / "probes" / "methods.py", "\ndef _within(", "\n" + function.text + "\n\ndef _within(")
+    edit(library / "probes" / "fitting.py", '        case "mass_mean":', case.text + '        case "mass_mean":')
+    edit(library / "config" / "probe.py", '"mass_mean", ', '"mass_mean", "median_difference", ')
     code = """
 import torch
 from types import SimpleNamespace
-from elkflow import fitting
-from elkflow.settings.probe import ProbeSettings
+from elkflow.probes import fitting
+from elkflow.config.probe import ProbeSettings
 settings = ProbeSettings(model="m", dataset="d", wording="w", methods=["median_difference"])
 torch.manual_seed(0)
 labels = torch.arange(200) % 2
@@ -154,19 +155,19 @@ VERDICT = {
 def test_the_example_task_is_asked(tmp_path, monkeypatch):
     from tiny import save_tiny_model
 
-    from elkflow import evaluation, tasks
-    from elkflow.settings.model import ModelSettings
+    from elkflow.config.model import ModelSettings
+    from elkflow.evaluation import evaluate_model, harness_tasks
 
     folder = Path(shutil.copytree(ROOT / "workflow" / "tasks", tmp_path / "tasks"))
     for block in of("yaml", "csv", task=True):
         (folder / block.options["task"]).write_text(block.text, encoding="utf-8")
-    monkeypatch.setattr(tasks, "TASKS", folder)
-    tasks.ours.cache_clear()
+    monkeypatch.setattr(harness_tasks, "TASKS", folder)
+    harness_tasks.ours.cache_clear()
     (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", task=False) if "opposites" in block.text)
     settings = Config.load(merged(QUICKSTART, fragment)).evaluation
-    model = evaluation.load_subject(save_tiny_model(tmp_path / "model"), ModelSettings(path="x"), settings)
-    results, samples = evaluation.evaluate_suite(model, settings.suites["control"], {})
-    tasks.ours.cache_clear()
+    model = evaluate_model.load_subject(save_tiny_model(tmp_path / "model"), ModelSettings(path="x"), settings)
+    results, samples = evaluate_model.evaluate_suite(model, settings.suites["control"], {})
+    harness_tasks.ours.cache_clear()
     assert results["opposites"]["n"] == 3 and set(samples["label"]) == {1}
 
 
@@ -174,20 +175,20 @@ def test_the_example_algorithm_learns_what_is_rewarded(tmp_path):
     """The three edits of CONTRIBUTING.md, made to a copy of the library."""
     library = Path(shutil.copytree(ROOT / "workflow" / "scripts" / "elkflow", tmp_path / "elkflow"))
     (module,), (branch,) = of("python", algorithm=True), of("python", branch=True)
-    (library / "reinforce.py").write_text(module.text, encoding="utf-8")
-    otherwise = "    else:\n        from elkflow.grouped import"
-    edit(library / "run.py", otherwise, branch.text + otherwise)
+    (library / "ppo" / "reinforce.py").write_text(module.text, encoding="utf-8")
+    otherwise = "    else:\n        from elkflow.ppo.trl_trainers import"
+    edit(library / "ppo" / "train_ppo.py", otherwise, branch.text + otherwise)
     edit(
-        library / "run.py",
-        "\nfrom elkflow.trainer import",
-        "\nfrom elkflow.reinforce import train_reinforce\nfrom elkflow.trainer import",
+        library / "ppo" / "train_ppo.py",
+        "\nfrom elkflow.ppo.session import",
+        "\nfrom elkflow.ppo.reinforce import train_reinforce\nfrom elkflow.ppo.session import",
     )
-    edit(library / "settings" / "ppo.py", '"rloo", "grpo"]', '"rloo", "grpo", "reinforce"]')
+    edit(library / "config" / "ppo.py", '"rloo", "grpo"]', '"rloo", "grpo", "reinforce"]')
     code = """
 import sys, pathlib
-from test_trainer import metrics, trainer
-from elkflow.run import train_reinforce
-from elkflow.settings.ppo import RunSettings
+from tiny_trainer import metrics, trainer
+from elkflow.ppo.train_ppo import train_reinforce
+from elkflow.config.ppo import RunSettings
 assert "reinforce" in str(RunSettings.model_fields["algorithm"].annotation)
 folder = pathlib.Path(sys.argv[1])
 settings = {"train": "full", "learning_rate": 1e-3, "steps": 60, "sentinel": None}
@@ -272,6 +273,7 @@ def test_judged_mutants_are_of_the_code_as_it_is_and_listed():
     """A survivor of `make mutation` that was judged, but whose line is no more, is removed from the list."""
     listed = (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8")
     for entry in json.loads((ROOT / "tests" / "mutation" / "judged.json").read_text(encoding="utf-8")):
-        code = (ROOT / "workflow" / "scripts" / "elkflow" / f"{entry['module']}.py").read_text(encoding="utf-8")
+        path = Path(*entry["module"].split(".")).with_suffix(".py")
+        code = (ROOT / "workflow" / "scripts" / "elkflow" / path).read_text(encoding="utf-8")
         assert entry["old"] in [line.strip() for line in code.splitlines()], entry
         assert entry["because"] in listed, "run `make mutation`"

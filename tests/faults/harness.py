@@ -17,7 +17,7 @@ from pathlib import Path
 
 from workspace import make_workspace, tiny_config, write_config
 
-from elkflow.files import sha256
+from elkflow.common.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 INJECT = Path(__file__).parent / "inject"

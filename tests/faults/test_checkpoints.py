@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from elkflow import checkpoints
+from elkflow.ppo import checkpoints
 
 from .interrupt import every_line
 

@@ -52,7 +52,7 @@ EVALUATION = [
     Point("inside evaluation", "evaluate_model", "replace", r"evaluations/answers/"),
     Point("between answers and manifest", "evaluate_model", "replace", r"/samples\.parquet$", after=True),
 ]
-SUMMARY = [Point("inside the report", "compare", "replace", r"/verdict\.json$")]
+SUMMARY = [Point("inside the report", "summarise", "replace", r"/verdict\.json$")]
 POINTS = [*DATA, *DOWNLOAD, *STATES, *PROBE, *TRAINING, *MERGE, *EVALUATION, *SUMMARY]
 
 DAMAGE = {  # files, and what the stage that reads them makes

@@ -12,8 +12,8 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from elkflow import files, lineage
-from elkflow.errors import UserError
+from elkflow.common import files, manifests
+from elkflow.common.errors import UserError
 
 from .interrupt import every_line
 
@@ -71,7 +71,7 @@ def read_folder(path: Path) -> str:
 def write_manifest(path: Path, version: str) -> None:
     made = path.with_name("made.txt")
     files.write_text(made, version)
-    lineage.write_manifest(
+    manifests.write_manifest(
         path, outputs={"made": made}, inputs={}, settings={"version": version, "rows": list(range(ROWS[version]))}
     )
 
@@ -80,10 +80,10 @@ def read_manifest(path: Path) -> str:
     """A manifest that survived a kill is whole, and says so if its output is of another time."""
     version = json.loads(path.read_text())["settings"]["version"]
     if path.with_name("made.txt").read_text() == version:
-        lineage.check(path)
+        manifests.check(path)
     else:
         with pytest.raises(UserError, match=r"made\.txt: damaged or changed"):
-            lineage.check(path)
+            manifests.check(path)
     return version
 
 

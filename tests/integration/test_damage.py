@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from elkflow.errors import UserError
+from elkflow.common.errors import UserError
 
 from .conftest import snakemake
 
@@ -85,5 +85,5 @@ def test_a_damaged_input_is_named_by_the_stage_that_reads_it(copy, monkeypatch):
                 file.write_bytes(whole)
     assert not wrong, "\n" + "\n".join(wrong)
     assert {script for script, *_ in tried} >= {"render_prompts", "extract_hiddens", "train_probe", "score_answers"}
-    assert {script for script, *_ in tried} >= {"train_ppo", "merge_lora", "evaluate_model", "without_rl", "compare"}
+    assert {script for script, *_ in tried} >= {"train_ppo", "merge_lora", "evaluate_model", "without_rl", "summarise"}
     assert {suffix for _, suffix, _ in tried} >= {".parquet", ".safetensors", ".json", ".jsonl", ".csv"}

@@ -8,11 +8,13 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from elkflow.errors import UserError
-from elkflow.fetch import fetch
-from elkflow.hiddens import extract, tokenise
-from elkflow.models import kind, load_model, load_tokenizer, special_tokens
-from elkflow.settings.model import ModelSettings
+from elkflow.common.errors import UserError
+from elkflow.config.model import ModelSettings
+from elkflow.hiddens.extract_hiddens import extract
+from elkflow.hiddens.reader import tokenise
+from elkflow.models.fetch_model import fetch
+from elkflow.models.load import kind, load_model
+from elkflow.models.tokens import load_tokenizer, special_tokens
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config" / "config.yaml").read_text(encoding="utf-8"))
 SENTENCES = ["Oslo is the capital of Norway.", "The currency of Japan is the yen.", "Peru lies in South America."]

@@ -15,7 +15,7 @@ from mixed import mixed_config
 
 from .conftest import planned, snakemake
 
-AFTER_PPO = {"train_ppo", "merge_lora", "evaluate_tuned", "compare"}
+AFTER_PPO = {"train_ppo", "merge_lora", "evaluate_tuned", "summarise"}
 
 
 def test_every_stage_left_its_files(finished):
@@ -85,7 +85,7 @@ def test_a_ppo_setting_reruns_ppo_and_what_follows(changed):
         run["ppo"]["learning_rate"] *= 2
 
     plan = changed(edit)
-    assert {"train_ppo", "merge_lora", "evaluate_tuned", "compare"} <= plan
+    assert {"train_ppo", "merge_lora", "evaluate_tuned", "summarise"} <= plan
     assert not plan & {"split_dataset", "extract_hiddens", "train_probe", "score_answers", "evaluate_base"}
 
 
@@ -95,7 +95,7 @@ def test_another_seed_is_trained_and_compared(changed):
         run["seeds"] = [0, 1]
 
     plan = changed(edit)
-    assert {"train_ppo", "merge_lora", "evaluate_tuned", "compare"} <= plan
+    assert {"train_ppo", "merge_lora", "evaluate_tuned", "summarise"} <= plan
     assert not plan & {"split_dataset", "train_probe", "score_answers", "evaluate_base"}
 
 
@@ -104,7 +104,7 @@ def test_an_evaluation_setting_leaves_ppo_alone(changed):
         config["evaluation"]["suites"]["target"]["limit"] = 10
 
     plan = changed(edit)
-    assert {"evaluate_base", "evaluate_tuned", "compare"} <= plan
+    assert {"evaluate_base", "evaluate_tuned", "summarise"} <= plan
     assert not plan & {"train_ppo", "merge_lora", "train_probe"}
 
 
@@ -113,7 +113,7 @@ def test_the_order_of_suites_decides_the_report_only(changed):
         suites = config["evaluation"]["suites"]
         config["evaluation"]["suites"] = dict(reversed(suites.items()))
 
-    assert changed(edit) == {"compare"}
+    assert changed(edit) == {"summarise"}
 
 
 def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):

@@ -1,7 +1,7 @@
 """Mutation testing of the mathematics: change one operator, number or condition and see whether a test notices.
 
     make mutation                                all modules
-    make mutation MODULES="ppo metrics"          these; of the others the last result stands
+    make mutation MODULES="ppo.objective"      these; of the others the last result stands
     make mutation SURVIVORS=1                    only mutants that survived last time, after tests were added
 
 Keeps what became of each module in tests/mutation/found.json, and writes docs/mutation.md from it.
@@ -13,6 +13,7 @@ statement. Survivors are compared with tests/mutation/judged.json: one that nobo
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import signal
@@ -39,7 +40,10 @@ import torch  # noqa: E402
 import transformers  # noqa: E402, F401
 from cosmic_ray.mutating import mutate_code  # noqa: E402
 
-MODULES = {name: [f"tests/unit/test_{name}.py"] for name in ("ppo", "probes", "metrics")}
+MODULES = {
+    f"{room}.{name}": [f"tests/unit/{room}/test_{name}.py"]
+    for room, name in (("ppo", "objective"), ("probes", "methods"), ("common", "metrics"))
+}
 SECONDS = 60
 BINARY = (
     *("Add_Sub", "Add_Mul", "Sub_Add", "Sub_Mul", "Mul_Add", "Mul_Div"),
@@ -99,10 +103,9 @@ def notices(module: str, code: types.CodeType, tests: Sequence[str], *options: s
         try:
             mutated = types.ModuleType(f"elkflow.{module}")
             mutated.__file__ = str(path_of(module))
-            import elkflow
-
+            room, _, name = f"elkflow.{module}".rpartition(".")
             sys.modules[f"elkflow.{module}"] = mutated
-            setattr(elkflow, module, mutated)
+            setattr(importlib.import_module(room), name, mutated)
             exec(code, mutated.__dict__)
             always = ["-x", "-q", "-p", "no:cacheprovider", "--override-ini", "addopts=", "--rootdir", str(ROOT)]
             status = pytest.main([*always, *options, *(str(ROOT / test) for test in tests)])
@@ -116,7 +119,7 @@ def notices(module: str, code: types.CodeType, tests: Sequence[str], *options: s
 
 
 def path_of(module: str) -> Path:
-    return ROOT / "workflow" / "scripts" / "elkflow" / f"{module}.py"
+    return ROOT / "workflow" / "scripts" / "elkflow" / Path(*module.split(".")).with_suffix(".py")
 
 
 def tests_by_line(module: str, source: str) -> dict[int, list[str]]:
@@ -185,7 +188,7 @@ def tested(
         if outcome == "survived":
             verdict = judged.get((module, old, new))
             survivors.append(Survivor(old=old, new=new, verdict=verdict))
-            print(f"{module}.py:{number} [{operator}]\n  - {old}\n  + {new}\n  = {verdict or 'NOT JUDGED'}", flush=True)
+            print(f"{module}:{number} [{operator}]\n  - {old}\n  + {new}\n  = {verdict or 'NOT JUDGED'}", flush=True)
     print(f"{module}: {dict(tally)}", flush=True)
     return tally, survivors
 
@@ -197,11 +200,11 @@ def page(found: dict[str, Found]) -> str:
         if module in found:
             tally = Counter(found[module]["tally"])
             numbers = (tally.total(), tally["killed"], tally["endless"], tally["survived"])
-            counts.append(f"| `{module}.py` | {' | '.join(map(str, numbers))} |")
+            counts.append(f"| `{module}` | {' | '.join(map(str, numbers))} |")
         else:
-            counts.append(f"| `{module}.py` | not run | | | |")
+            counts.append(f"| `{module}` | not run | | | |")
     rows = [
-        f"| `{module}.py` | {ticked(each['old'])} | {ticked(each['new'])} | {each['verdict'] or 'not judged'} |"
+        f"| `{module}` | {ticked(each['old'])} | {ticked(each['new'])} | {each['verdict'] or 'not judged'} |"
         for module in MODULES
         if module in found
         for each in found[module]["survivors"]

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from workspace import write_config
 
-from elkflow.failures import failures
-from elkflow.files import sha256
+from elkflow.common.files import sha256
+from elkflow.orchestration.slurm import failures
 
 from .conftest import SLOW, Run, edited_profile, wait_for
 

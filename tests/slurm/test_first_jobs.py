@@ -1,6 +1,6 @@
 """The first jobs on a real Slurm: what every `make test` can afford."""
 
-from elkflow.failures import failures
+from elkflow.orchestration.slurm import failures
 
 
 def test_jobs_ask_for_what_the_profile_says(begun, cluster):

@@ -3,7 +3,7 @@
 import pytest
 from finished import PLAN, write_results
 
-from elkflow.summary import gather
+from elkflow.summary.verdict import gather
 
 
 @pytest.fixture(scope="module")

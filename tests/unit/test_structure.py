@@ -89,6 +89,9 @@ def test_every_rule_is_documented_logged_and_quoted(path):
 
 
 def test_what_the_snakefile_imports_is_light():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import elkflow.config, elkflow.provenance; print(*sys.modules)"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import elkflow.config.config, elkflow.common.code_inputs;"
+        "print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code, SCRIPTS], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "transformers", "datasets", "sklearn", "matplotlib"} & set(loaded.split())

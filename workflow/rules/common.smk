@@ -11,15 +11,14 @@ from snakemake.exceptions import WorkflowError
 WORKFLOW = Path(str(workflow.current_basedir)).parent
 sys.path.insert(0, str(WORKFLOW / "scripts"))
 
-from elkflow.clock import settle
-from elkflow.config import Config, preflight
-from elkflow.errors import UserError
-from elkflow.failures import show_failures
-from elkflow.locks import drop_stale, hold
-from elkflow.memory import HUGE_PAGES
-from elkflow.orphans import end_orphans
-from elkflow.patience import keep_watching
-from elkflow.provenance import imports, script_path
+from elkflow.orchestration.future_timestamps import settle
+from elkflow.config.config import Config
+from elkflow.common.errors import UserError
+from elkflow.orchestration.preflight import preflight
+from elkflow.orchestration.slurm import cancel_orphans, show_failures, tolerate_silence
+from elkflow.orchestration.snakemake_lock import drop_stale, hold
+from elkflow.common.memory import HUGE_PAGES
+from elkflow.common.code_inputs import imports, script_path
 
 # For the scripts, which are processes of their own.
 for name, value in HUGE_PAGES.items():
@@ -40,8 +39,8 @@ if workflow.is_main_process:
 onstart:
     hold()
     if workflow.executor_plugin.name == "slurm":
-        end_orphans()
-        keep_watching(sys.modules["snakemake_executor_plugin_slurm"])
+        cancel_orphans()
+        tolerate_silence(sys.modules["snakemake_executor_plugin_slurm"])
 
 
 onerror:

@@ -10,13 +10,15 @@ Targets of their own: prefetch (fill the caches where there is a network) and pu
 import json
 import os
 
-from elkflow.data import source_files, template_files
+from elkflow.orchestration import rule_inputs
 
 
 rule split_dataset:
     """Deal a dataset's rows to probe, policy and evaluation; no group is in two of them."""
     input:
-        sources=lambda wildcards: source_files(CONFIG.datasets[wildcards.dataset]),
+        sources=lambda wildcards: rule_inputs.source_files(
+            CONFIG.datasets[wildcards.dataset]
+        ),
         script=script_path("split_dataset"),
         code=imports("split_dataset"),
     output:
@@ -51,7 +53,7 @@ rule render_prompts:
             "<results>/data/{{dataset}}/{split}.parquet", split=["train", "ppo", "val"]
         ),
         data_manifest="<results>/data/{dataset}/manifest.json",
-        templates=lambda wildcards: template_files(
+        templates=lambda wildcards: rule_inputs.template_files(
             CONFIG.datasets[wildcards.dataset], wildcards.wording
         ),
         script=script_path("render_prompts"),
@@ -139,8 +141,8 @@ rule push_dataset:
             "<results>/data/{{dataset}}/{split}.parquet", split=["train", "ppo", "val"]
         ),
         manifest="<results>/data/{dataset}/manifest.json",
-        script=script_path("push_datasets"),
-        code=imports("push_datasets"),
+        script=script_path("push_dataset"),
+        code=imports("push_dataset"),
     output:
         receipt="<results>/pushed/{dataset}.json",
     log:

@@ -2,7 +2,7 @@
 
 import re
 
-from elkflow.settings.summary import Plan
+from elkflow.summary.plan import Plan
 
 # Sorted, as the order they are written in decides nothing that is computed.
 SUITES = sorted(CONFIG.evaluation.suites)

@@ -6,7 +6,7 @@ merged/ (a plain checkpoint) and merged.json. Checkpoints stand in checkpoints/ 
 they are still there when a killed run starts again.
 """
 
-from elkflow.callables import source_files
+from elkflow.rewards import custom
 
 
 rule train_ppo:
@@ -32,7 +32,7 @@ rule train_ppo:
         ),
         script=script_path("train_ppo"),
         code=imports("train_ppo"),
-        own=lambda wildcards: source_files(CONFIG.runs[wildcards.run].reward),
+        own=lambda wildcards: custom.source_files(CONFIG.runs[wildcards.run].reward),
     output:
         adapter=directory("<results>/runs/{run}/seed{seed}/adapter"),
         metrics=ensure("<results>/runs/{run}/seed{seed}/metrics.jsonl", non_empty=True),

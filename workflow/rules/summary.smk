@@ -29,7 +29,7 @@ SWEEP = (
 )
 
 
-rule compare:
+rule summarise:
     """Base against tuned on every question, beside what the probe knows."""
     input:
         base=of_trainings(
@@ -85,8 +85,8 @@ rule compare:
             "<results>/evaluations/tuned/{run}/seed{seed}/{suite}/manifest.json"
         )
         + expand("<results>/probes/{probe}/manifest.json", probe=PLAN.probes),
-        script=script_path("compare"),
-        code=imports("compare"),
+        script=script_path("summarise"),
+        code=imports("summarise"),
     output:
         **SOME_PROBES,
         **SWEEP,
@@ -124,7 +124,7 @@ rule compare:
         manifest="<results>/summary/manifest.json",
         cards=of_trainings("<results>/runs/{run}/seed{seed}/README.md"),
     log:
-        "<logs>/summary/compare.log",
+        "<logs>/summary/summarise.log",
     localrule: True
     conda:
         "../../envs/base.yaml"

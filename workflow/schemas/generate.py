@@ -17,9 +17,9 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from elkflow.config import Config  # noqa: E402
-from elkflow.settings.data import DatasetSettings  # noqa: E402
-from elkflow.settings.ppo import LoRASettings, RunSettings  # noqa: E402
+from elkflow.config.config import Config  # noqa: E402
+from elkflow.config.data import DatasetSettings  # noqa: E402
+from elkflow.config.ppo import LoRASettings, RunSettings  # noqa: E402
 
 INTRODUCTION = """\
 # Config reference

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elkflow.cli import parse, run, timed
-from elkflow.evaluation import average, evaluate_suite, load_subject
-from elkflow.files import write_json, write_table
-from elkflow.lineage import check_files, write_manifest
-from elkflow.settings.evaluation import EvaluationSettings
-from elkflow.settings.model import ModelSettings
+from elkflow.common.cli import parse, run, timed
+from elkflow.common.files import write_json, write_table
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.config.evaluation import EvaluationSettings
+from elkflow.config.model import ModelSettings
+from elkflow.evaluation.evaluate_model import average, evaluate_suite, load_subject
 
 
 @dataclass(frozen=True)

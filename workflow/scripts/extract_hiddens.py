@@ -4,12 +4,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow import hiddens
-from elkflow.cli import parse, run, timed
-from elkflow.files import read_json, read_table, sha256
-from elkflow.lineage import check_files, write_manifest
-from elkflow.models import kind, load_model, load_tokenizer, special_tokens
-from elkflow.settings.model import ModelSettings
+from elkflow.common.cli import parse, run, timed
+from elkflow.common.files import read_json, read_table, sha256
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.config.model import ModelSettings
+from elkflow.hiddens import extract_hiddens, reader
+from elkflow.models.load import kind, load_model
+from elkflow.models.tokens import load_tokenizer, special_tokens
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     names = [f"{arguments.prompts}: {name}" for name in table["id"].to_pylist()]
     tokenizer, family = load_tokenizer(folder, settings.trust_remote_code), kind(folder)
     closing = special_tokens(tokenizer)[1]
-    questions = hiddens.tokenise(tokenizer, family, table["prompt"].to_pylist(), table["answers"].to_pylist())
-    hiddens.check_lengths(questions, folder, names, len(closing) if family == "encoder" else 0)
+    questions = reader.tokenise(tokenizer, family, table["prompt"].to_pylist(), table["answers"].to_pylist())
+    reader.check_lengths(questions, folder, names, len(closing) if family == "encoder" else 0)
     with timed("model loaded"):
         model = load_model(folder, kind=family, **settings.loading())
     outputs = read_json(arguments.model_manifest)["outputs"].values()
     model_hash = next(entry["sha256"] for entry in outputs if entry["path"] == folder.name)
     with timed(f"states of {len(questions)} questions"):
-        facts = hiddens.extract(
+        facts = extract_hiddens.extract(
             model,
             family,
             questions,

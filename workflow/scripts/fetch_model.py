@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.fetch import fetch
-from elkflow.lineage import write_manifest
-from elkflow.models import kind
-from elkflow.settings.model import ModelSettings
+from elkflow.common.cli import parse, run
+from elkflow.common.manifests import write_manifest
+from elkflow.config.model import ModelSettings
+from elkflow.models.fetch_model import fetch
+from elkflow.models.load import kind
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.files import atomic
-from elkflow.lineage import write_manifest
-from elkflow.tasks import fetch
+from elkflow.common.cli import parse, run
+from elkflow.common.files import atomic
+from elkflow.common.manifests import write_manifest
+from elkflow.evaluation.fetch_questions import fetch
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow import artefact
-from elkflow.cli import parse, run, timed
-from elkflow.files import write_json
-from elkflow.fresh import frozen_and_fresh
-from elkflow.lineage import check_files, write_manifest
-from elkflow.pairs import Pairs
-from elkflow.settings.probe import ProbeSettings
+from elkflow.common.cli import parse, run, timed
+from elkflow.common.files import write_json
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.config.probe import ProbeSettings
+from elkflow.probes import saved_probe
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.fresh_probe import frozen_and_fresh
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     train = Pairs.read(arguments.train_prompts, arguments.train_states)
     val = Pairs.read(arguments.val_prompts, arguments.val_states)
     with timed("fresh probe"):
-        found = frozen_and_fresh(artefact.load(arguments.probe), arguments.settings, arguments.policy, train, val)
+        found = frozen_and_fresh(saved_probe.load(arguments.probe), arguments.settings, arguments.policy, train, val)
     write_json(arguments.output, found)
     write_manifest(
         arguments.manifest,

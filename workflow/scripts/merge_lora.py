@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.files import read_json
-from elkflow.lineage import check_files, write_manifest
-from elkflow.merge import merge
-from elkflow.settings.model import ModelSettings
+from elkflow.common.cli import parse, run
+from elkflow.common.files import read_json
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.config.model import ModelSettings
+from elkflow.ppo.merge_lora import merge
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run, timed
-from elkflow.files import read_json
-from elkflow.lineage import check, write_manifest
-from elkflow.mixture import mix
-from elkflow.settings.data import SPLITS
+from elkflow.common.cli import parse, run, timed
+from elkflow.common.files import read_json
+from elkflow.common.manifests import check, write_manifest
+from elkflow.config.data import SPLITS
+from elkflow.data.mix_datasets import mix
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.dataset_hub import prefetch
-from elkflow.files import write_json
-from elkflow.settings.data import QuestionSettings
+from elkflow.common.cli import parse, run
+from elkflow.common.files import write_json
+from elkflow.config.data import QuestionSettings
+from elkflow.data.prefetch import prefetch
 
 
 @dataclass(frozen=True)

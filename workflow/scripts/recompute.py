@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.errors import UserError
-from elkflow.headlines import headlines
-from elkflow.recompute import recompute
+from elkflow.common.cli import parse, run
+from elkflow.common.errors import UserError
+from elkflow.verify.independent import headlines
+from elkflow.verify.recompute import recompute
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run, timed
-from elkflow.lineage import check, write_manifest
-from elkflow.models import load_tokenizer
-from elkflow.prompts import render_prompts
-from elkflow.settings.data import SPLITS, ChatSettings, RenderSettings
+from elkflow.common.cli import parse, run, timed
+from elkflow.common.manifests import check, write_manifest
+from elkflow.config.data import SPLITS, ChatSettings, RenderSettings
+from elkflow.models.tokens import load_tokenizer
+from elkflow.prompts.render_prompts import render_prompts
 
 
 @dataclass(frozen=True)

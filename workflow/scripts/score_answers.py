@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from elkflow import artefact
-from elkflow.cli import parse, run
-from elkflow.files import read_table, write_table
-from elkflow.lineage import check, check_files, write_manifest
-from elkflow.origin import check_asked
-from elkflow.pairs import Pairs
-from elkflow.scoring import pair_log_odds, reward_table
+from elkflow.common.cli import parse, run
+from elkflow.common.files import read_table, write_table
+from elkflow.common.manifests import check, check_files, write_manifest
+from elkflow.probes import saved_probe
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.prompt_match import check_asked
+from elkflow.rewards.score_answers import pair_log_odds, reward_table
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     check(arguments.probe / "manifest.json")
     check_files(*arguments.prompts, *arguments.states)
-    probe = artefact.load(arguments.probe)
+    probe = saved_probe.load(arguments.probe)
     check_asked(probe, arguments.probe, arguments.prompts[0])
     pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
     if arguments.shards:

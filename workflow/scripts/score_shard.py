@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from elkflow import artefact
-from elkflow.cli import parse, run
-from elkflow.files import write_table
-from elkflow.lineage import check, check_files
-from elkflow.origin import check_asked
-from elkflow.pairs import Pairs
-from elkflow.scoring import pair_log_odds, shard_rows
+from elkflow.common.cli import parse, run
+from elkflow.common.files import write_table
+from elkflow.common.manifests import check, check_files
+from elkflow.probes import saved_probe
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.prompt_match import check_asked
+from elkflow.rewards.score_answers import pair_log_odds, shard_rows
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     check(arguments.probe / "manifest.json")
     check_files(*arguments.prompts, *arguments.states)
-    probe = artefact.load(arguments.probe)
+    probe = saved_probe.load(arguments.probe)
     check_asked(probe, arguments.probe, arguments.prompts[0])
     pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
     number, total = map(int, arguments.shard.split("-of-"))

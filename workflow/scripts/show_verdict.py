@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.files import read_json
-from elkflow.findings import verdict_text
+from elkflow.common.cli import parse, run
+from elkflow.common.files import read_json
+from elkflow.report.terminal import verdict_text
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elkflow.cli import parse, run, timed
-from elkflow.data import split_dataset
-from elkflow.lineage import write_manifest
-from elkflow.settings.data import SPLITS, QuestionSettings
+from elkflow.common.cli import parse, run, timed
+from elkflow.common.manifests import write_manifest
+from elkflow.config.data import SPLITS, QuestionSettings
+from elkflow.data.split_dataset import split_dataset
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.run import Files, train_run
-from elkflow.settings.model import ModelSettings
-from elkflow.settings.ppo import PPOSettings
+from elkflow.common.cli import parse, run
+from elkflow.config.model import ModelSettings
+from elkflow.config.ppo import PPOSettings
+from elkflow.ppo.train_ppo import Files, train_run
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.files import read_table
-from elkflow.lineage import check_files, write_manifest
-from elkflow.origin import origin
-from elkflow.pairs import Pairs
-from elkflow.settings.probe import ProbeSettings
-from elkflow.training import OUTPUTS, train_probe
+from elkflow.common.cli import parse, run
+from elkflow.common.files import read_table
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.config.probe import ProbeSettings
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.prompt_match import origin
+from elkflow.probes.train_probe import OUTPUTS, train_probe
 
 
 @dataclass(frozen=True)

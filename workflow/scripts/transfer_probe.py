@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow import artefact
-from elkflow.cli import parse, run
-from elkflow.errors import UserError
-from elkflow.files import write_text
-from elkflow.lineage import check_files, write_manifest
-from elkflow.pairs import Pairs
-from elkflow.settings.probe import ProbeSettings
-from elkflow.transfer import transfer_table
+from elkflow.common.cli import parse, run
+from elkflow.common.errors import UserError
+from elkflow.common.files import write_text
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.config.probe import ProbeSettings
+from elkflow.probes import saved_probe
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.transfer_probe import transfer_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     targets = {name: Pairs.read([prompts], [states]) for name, prompts, states in files}
     settings = arguments.settings
     table = transfer_table(
-        artefact.load(arguments.probe),
+        saved_probe.load(arguments.probe),
         targets,
         folder=arguments.probe,
         resample=settings.bootstrap,

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.cli import parse, run
-from elkflow.verify import verify
+from elkflow.common.cli import parse, run
+from elkflow.verify.manifest_chain import verify
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from elkflow.baselines import join, without_rl
-from elkflow.cli import parse, run
-from elkflow.files import read_table, write_text
-from elkflow.lineage import check_files, write_manifest
+from elkflow.common.cli import parse, run
+from elkflow.common.files import read_table, write_text
+from elkflow.common.manifests import check_files, write_manifest
+from elkflow.evaluation.without_rl import join, without_rl
 
 
 @dataclass(frozen=True)

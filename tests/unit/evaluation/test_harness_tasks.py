@@ -1,0 +1,211 @@
+"""The leaderboard suite of config/thesis.yaml on local files of each dataset's schema; tasks of the hub."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import fetch_questions as script
+import lm_eval.tasks
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from lm_eval.tasks import TaskManager
+from tiny import save_tiny_model
+
+from elkflow.common.errors import UserError
+from elkflow.common.manifests import check
+from elkflow.config.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
+from elkflow.evaluation import evaluate_model, harness_model, harness_tasks
+from elkflow.evaluation import fetch_questions as questions_module
+from elkflow.models.load import load_model
+from elkflow.models.tokens import load_tokenizer
+
+ROOT = Path(__file__).parents[3]
+HARNESS = Path(lm_eval.tasks.__file__).parent
+WORDS = ["paris", "rome", "france", "italy", "capital", "sentence"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_task_files():
+    """The harness's folders of these tasks only: reading all of them takes ten seconds."""
+    folders = [harness_tasks.TASKS, *(HARNESS / name for name in ("arc", "hellaswag", "truthfulqa", "mmlu/default"))]
+    few = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(harness_tasks, "every", lambda: few)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def leaderboard():
+    config = yaml.safe_load((ROOT / "config" / "thesis.yaml").read_text())
+    return EvaluationSettings.model_validate(config["evaluation"]).suites["leaderboard"]
+
+
+def rows(dataset, split, count, word):
+    """Rows with the columns of a hub dataset."""
+    many = range(count)
+    options = [f"{word} one", f"{word} two", f"{word} three", f"{word} four"]
+    if dataset == "allenai/ai2_arc":
+        choices = {"text": options, "label": ["A", "B", "C", "D"]}
+        return [
+            {"id": f"{split}{n}", "question": f"what {n} ?", "choices": choices, "answerKey": "ABCD"[n % 4]}
+            for n in many
+        ]
+    if dataset == "Rowan/hellaswag":
+        shared = {"activity_label": "Capital", "ctx_a": "paris is", "ctx_b": "the", "endings": options}
+        return [{"ind": n, "ctx": "paris is the", "label": str(n % 4), **shared} for n in many]
+    if dataset == "truthfulqa/truthful_qa":
+        first = {"choices": options, "labels": [1, 0, 0, 0]}
+        second = {"choices": options, "labels": [1, 1, 0, 0]}
+        return [{"question": f"what {n} ?", "mc1_targets": first, "mc2_targets": second} for n in many]
+    assert dataset == "cais/mmlu"
+    return [{"question": f"{split} {n} ?", "subject": word, "choices": options, "answer": n % 4} for n in many]
+
+
+def stand_in(dataset, configuration, *, split, revision):
+    assert revision == f"commit of {dataset}"
+    counts = {"train": 30, "dev": 5}
+    return datasets.Dataset.from_list(rows(dataset, split, counts.get(split, 4), configuration or "italy"))
+
+
+@pytest.fixture(scope="module")
+def questions(leaderboard, tmp_path_factory):
+    """Fetched by the workflow's own script from a hub of stand-ins."""
+    folder = tmp_path_factory.mktemp("questions")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(questions_module.datasets, "load_dataset", stand_in)
+    patch.setattr(
+        questions_module.HfApi, "dataset_info", lambda self, name: type("Info", (), {"sha": f"commit of {name}"})
+    )
+    names = SuiteSettings(tasks=leaderboard.tasks).fetched()
+    arguments = ["--tasks", *names, "--revisions", "{}", "--folder", str(folder / "q")]
+    script.main([*arguments, "--manifest", str(folder / "q.json")])
+    patch.undo()
+    return folder / "q"
+
+
+def test_every_split_that_is_asked_or_shown_is_fetched_and_no_other(questions):
+    manifest = check(questions.with_suffix(".json"))
+    assert set(manifest["facts"]["revisions"]) == {
+        *("allenai/ai2_arc", "Rowan/hellaswag", "truthfulqa/truthful_qa", "cais/mmlu"),
+    }
+    found = {str(file.relative_to(questions)) for file in questions.rglob("*.parquet")}
+    assert {name for name in found if name.startswith("allenai")} == {
+        f"allenai__ai2_arc/ARC-Challenge/{split}.parquet" for split in ("train", "validation", "test")
+    }
+    assert "truthfulqa__truthful_qa/multiple_choice/validation.parquet" in found
+    subjects = [name for name in found if name.startswith("cais__mmlu")]
+    assert len(subjects) == 57 * 2 and not any("auxiliary_train" in name for name in subjects)
+
+
+def test_the_suite_has_the_leaderboards_shots_and_metrics(leaderboard):
+    assert [(task.task, task.num_fewshot, task.metric) for task in leaderboard.tasks] == [
+        ("arc_challenge", 25, "acc_norm"),
+        ("hellaswag", 10, "acc_norm"),
+        ("mmlu", 5, "acc"),
+        ("truthfulqa_mc2", 0, "acc"),
+    ]
+
+
+def test_the_suite_runs_without_a_network(leaderboard, questions, tmp_path, monkeypatch):
+    checkpoint = save_tiny_model(tmp_path, texts=WORDS)
+    model = harness_model.HarnessModel(load_model(checkpoint, dtype="float32"), load_tokenizer(checkpoint))
+    asked = []
+
+    def chance(requests, **_):  # what is asked matters here, not what a random model says
+        asked.extend(text for text, _, _ in requests)
+        return [(-float(len(answer)), False) for _, _, answer in requests]
+
+    monkeypatch.setattr(model, "_loglikelihood_tokens", chance)
+    results, samples = evaluate_model.evaluate_suite(model, leaderboard, {}, questions)
+    assert {name: result["n"] for name, result in results.items()} == {
+        **{"arc_challenge": 4, "hellaswag": 4, "mmlu": 57 * 4, "truthfulqa_mc2": 4},
+    }
+    contexts = {context for context, _ in asked}
+    arc = [context for context in contexts if context.startswith("Question: what")]
+    assert {context.count("\nAnswer: ARC-Challenge") for context in arc} == {25}
+    hella = [context for context in contexts if context.startswith("Capital")]
+    assert {context.count("Capital: paris is The") for context in hella} == {11}
+    anatomy = [context for context in contexts if "about anatomy" in context]
+    assert len(anatomy) == 4
+    for context in anatomy:  # the five examples of dev, in their order, then the question
+        assert [part.split(" ?")[0] for part in context.split("\n") if " ?" in part][:5] == [
+            f"dev {n}" for n in range(5)
+        ]
+        assert context.endswith("Answer:") and context.count("Answer:") == 6
+    truthful = [context for context in contexts if "square root of banana" in context]
+    assert len(truthful) == 4
+    table = samples.set_index("task")
+    parts = table.loc["mmlu"].groupby("part")["value"].mean()
+    assert len(parts) == 57 and results["mmlu"]["value"] == pytest.approx(parts.mean())
+    assert table.loc["truthfulqa_mc2", "value"].tolist() == pytest.approx([0.5] * 4)
+    arc_rows = table.loc["arc_challenge"]
+    assert (arc_rows["correct"] == (arc_rows["prediction"] == arc_rows["label"])).all()
+    assert arc_rows["label"].tolist() == [0, 1, 2, 3]
+    mean = evaluate_model.average(results)
+    assert mean["value"] == pytest.approx(np.mean([result["value"] for result in results.values()]))
+
+
+def test_the_average_is_for_shares_of_right_answers_only():
+    right = {"metric": "acc", "value": 0.5, "stderr": 0.03}
+    assert evaluate_model.average({"a": right, "b": right | {"value": 0.7, "stderr": 0.04}}) == {
+        "value": pytest.approx(0.6),
+        "stderr": pytest.approx(0.025),
+    }
+    assert evaluate_model.average({"a": right}) is None
+    assert evaluate_model.average({"a": right, "b": right | {"metric": "bits_per_byte"}}) is None
+
+
+def test_normalised_accuracy_predicts_what_the_harness_counts():
+    """acc_norm divides by the answer's length in characters: the choice in the samples has to be the counted one."""
+    entry = {"target": 1, "arguments": [("c", " a very long answer"), ("c", " no")]}
+    assert evaluate_model._choice("acc_norm", entry, [-4.0, -3.0]) == (1, 0)
+    assert evaluate_model._choice("acc", entry, [-4.0, -3.0]) == (1, 1)
+
+
+def test_the_thesis_wordings_of_qnli(tmp_path):
+    for split in ("train", "validation"):
+        file = harness_tasks.place(tmp_path, "nyu-mll/glue", "qnli") / f"{split}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table = pd.DataFrame({"question": ["where ?"], "sentence": ["in rome"], "label": [0], "idx": [0]})
+        table.to_parquet(file)
+    texts, choices = {}, {}
+    for name in ("elkflow_qnli", "elkflow_qnli_chat", "elkflow_qnli_vicuna"):
+        task = harness_tasks.load_task(TaskSettings(task=name), tmp_path)["tasks"][name]
+        document = task.task_docs[0]
+        texts[name], choices[name] = task.doc_to_text(document), task.doc_to_choice(document)
+        assert choices[name][task.doc_to_target(document)].lower() == "yes"  # label 0 is entailment
+    assert texts["elkflow_qnli"] == "where ?\nin rome\nQuestion: Does this response answer the question?\nAnswer:"
+    assert texts["elkflow_qnli_chat"] == texts["elkflow_qnli"] and choices["elkflow_qnli"] == ["yes", "no"]
+    assert "Sentence:\n```\nin rome\n```\nQuestion: where ??\nAnswer:" in texts["elkflow_qnli_vicuna"]
+    assert "enough information to answer" in texts["elkflow_qnli_vicuna"]
+
+
+def test_questions_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"has no questions of nyu-mll/glue qnli"):
+        harness_tasks.load_task(TaskSettings(task="elkflow_qnli"), tmp_path)
+    with pytest.raises(UserError, match="has no task 'arc_chalenge'"):
+        harness_tasks.load_task(TaskSettings(task="arc_chalenge"))
+
+
+def test_a_hub_that_cannot_be_reached_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(questions_module.HfApi, "dataset_info", unreachable)
+    arguments = ["--tasks", "elkflow_qnli", "--revisions", "{}", "--folder", str(tmp_path / "q")]
+    with pytest.raises(UserError, match=r"'nyu-mll/glue' cannot be downloaded .no route to host"):
+        script.main([*arguments, "--manifest", str(tmp_path / "q.json")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_harness_finds_the_tasks_valid():
+    names = "elkflow_yes_no,elkflow_cloze,elkflow_prose,elkflow_qnli,elkflow_qnli_chat,elkflow_qnli_vicuna"
+    command = [sys.executable, "-m", "lm_eval", "validate", "--include_path", str(harness_tasks.TASKS), "--tasks"]
+    found = subprocess.run(
+        [*command, names + ",arc_challenge,hellaswag,mmlu,truthfulqa_mc2"], capture_output=True, text=True
+    )
+    assert found.returncode == 0 and "All tasks found and valid" in found.stdout

@@ -1,0 +1,40 @@
+"""Kept scores, damaged: asked again, never another number."""
+
+import pytest
+
+from elkflow.evaluation.score_cache import Answers
+
+REQUESTS = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
+SCORES = [(-1.5, True), (-2.25, False)]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    store = Answers(tmp_path, {"model": "x"})
+    store.put(REQUESTS, SCORES)
+    (file,) = tmp_path.rglob("*.json")
+    return store, file
+
+
+@pytest.mark.parametrize("bit", [0, 2, 4, 7])
+def test_a_flipped_bit_anywhere_changes_no_score(kept, bit):
+    store, file = kept
+    whole = file.read_bytes()
+    noticed = 0
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+        found = store.get(REQUESTS)
+        noticed += found is None
+        assert found in (None, SCORES)  # a space that became another one is no damage
+    assert noticed > len(whole) / 2
+
+
+def test_a_cut_file_is_asked_again_and_replaced(kept, caplog):
+    store, file = kept
+    whole = file.read_bytes()
+    for length in range(len(whole) - 1):  # the last byte ends the line
+        file.write_bytes(whole[:length])
+        assert store.get(REQUESTS) is None
+    assert f"{file}: damaged; its questions are asked again" in caplog.text
+    store.put(REQUESTS, SCORES)
+    assert store.get(REQUESTS) == SCORES and file.read_bytes() == whole

@@ -1,0 +1,92 @@
+"""The collapse watch on curves shaped like the thesis's two collapses, and on curves that only look bad."""
+
+import math
+
+import numpy as np
+import pytest
+
+from elkflow.config.ppo import SentinelSettings
+from elkflow.ppo.collapse_watch import Sentinel
+
+HEALTHY = {"reward": 0.7, "valid": 0.95, "yes_rate": 0.5, "answer_entropy": 0.69, "kl_k3": 0.4}
+
+
+def collapse(peak, at, steps=100, seed=0):
+    """Figures of a run that climbs to `peak` and falls to reward -1 at step `at`, within two steps."""
+    noise = np.random.default_rng(seed).normal(0, 0.03, steps)
+    for step in range(steps):
+        share = min(1.0, max(0.0, (step - at) / 2 + 0.5))  # of invalid answers
+        climbing = 0.35 + (peak - 0.35) * min(1.0, step / (at - 3))
+        yield HEALTHY | {"reward": (1 - share) * climbing - share + noise[step], "valid": 1 - share}
+
+
+@pytest.mark.parametrize(("peak", "at"), [(0.826, 35), (0.873, 79)])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_thesis_collapses_are_caught_within_their_window(peak, at, seed):
+    sentinel = Sentinel(SentinelSettings())
+    for step, figures in enumerate(collapse(peak, at, seed=seed)):
+        reason = sentinel.judge(figures)
+        assert sentinel.healthy() or step >= at - 1
+        if reason:
+            break
+    assert at <= step <= at + 3
+    assert "peak" in reason or "valid" in reason
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_noisy_climb_is_left_alone(seed):
+    noise = np.random.default_rng(seed).normal(0, 0.06, 300)
+    sentinel = Sentinel(SentinelSettings())
+    for step in range(300):
+        figures = HEALTHY | {"reward": 0.4 + 0.4 * min(1, step / 100) + noise[step]}
+        assert sentinel.judge(figures) is None
+
+
+def test_a_policy_may_begin_with_invalid_answers():
+    sentinel = Sentinel(SentinelSettings())
+    assert not any(sentinel.judge(HEALTHY | {"reward": -1.0, "valid": 0.0}) for _ in range(20))
+
+
+def test_one_bad_step_is_noise():
+    sentinel = Sentinel(SentinelSettings(window=3))
+    bad = HEALTHY | {"valid": 0.1, "reward": -0.9}
+    for figures in [HEALTHY] * 5 + [bad, bad, HEALTHY] * 5:
+        assert sentinel.judge(figures) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "figures", "words"),
+    [
+        ({"entropy": 0.1}, {"answer_entropy": 0.01}, "entropy"),
+        ({"yes_rate": 0.02}, {"yes_rate": 0.995}, "nearly all answers are the same"),
+        ({"yes_rate": 0.02}, {"yes_rate": 0.005}, "nearly all answers are the same"),
+        ({"kl": 2.0}, {"kl_k3": 2.5}, "KL"),
+        ({"valid": 0.5}, {"valid": 0.4}, "valid"),
+        ({"reward_drop": 0.2}, {"reward": 0.45}, "peak"),
+    ],
+)
+def test_every_limit_is_watched_and_can_be_switched_off(settings, figures, words):
+    curve = [HEALTHY] * 4 + [HEALTHY | figures] * 3
+    watching = Sentinel(SentinelSettings(**settings))
+    assert [bool(watching.judge(step)) for step in curve] == [False] * 6 + [True]
+    again = Sentinel(SentinelSettings(**settings))
+    assert words in [again.judge(step) for step in curve][-1]
+    off = Sentinel(SentinelSettings(**{name: None for name in settings}))
+    assert not any(off.judge(step) for step in curve)
+
+
+@pytest.mark.parametrize("name", ["reward", "policy_loss", "gradient_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_not_finite_counts_at_once(name, value):
+    assert name in Sentinel(SentinelSettings()).judge(HEALTHY | {name: value})
+
+
+def test_it_goes_on_from_a_checkpoint():
+    curve = list(collapse(0.826, 35))
+    whole, first = Sentinel(SentinelSettings()), Sentinel(SentinelSettings())
+    expected = [whole.judge(figures) for figures in curve]
+    for cut in (0, 1, 34, 36):
+        first, second = Sentinel(SentinelSettings()), Sentinel(SentinelSettings())
+        found = [first.judge(figures) for figures in curve[:cut]]
+        second.restore(first.state())
+        assert found + [second.judge(figures) for figures in curve[cut:]] == expected

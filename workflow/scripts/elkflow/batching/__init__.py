@@ -1,0 +1,1 @@
+"""Many sequences in few forward passes."""

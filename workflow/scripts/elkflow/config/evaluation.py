@@ -1,0 +1,96 @@
+"""What base and tuned models are asked after training, and how the answers are counted."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from elkflow.config.base import Settings
+
+OWN_QUESTIONS = {"elkflow_cloze", "elkflow_prose"}
+"""Tasks whose questions lie beside their task files; all others take theirs from the hub."""
+
+
+class TaskSettings(Settings):
+    """One task (or group of tasks) of lm-evaluation-harness: one of its own, or a file of `workflow/tasks/`."""
+
+    task: str
+    """Its name in the harness, e.g. `arc_challenge`, `mmlu`, `elkflow_arithmetic`."""
+    metric: str = "acc"
+    """The metric to report, as the harness names it: `acc`, `acc_norm`, `bits_per_byte`, ..."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Worked examples before each question; unset: what the task itself says."""
+    limit: PositiveInt | None = None
+    """Only the first so many questions of each task; for trying things, never for figures one reports."""
+    batch_size: PositiveInt | Literal["auto"] | None = None
+    """Overrides the evaluation's batch size for this task."""
+    chat: bool = False
+    """Wrap questions and worked examples in the tokenizer's chat template."""
+
+
+class SuiteSettings(Settings):
+    """Tasks that belong together: their results share a folder and an average."""
+
+    wordings: tuple[str, ...] = ()
+    """Wordings of the run's dataset: each becomes a yes/no task over the val split."""
+    tasks: tuple[TaskSettings, ...] = ()
+    """Harness tasks, the same for every run."""
+    limit: PositiveInt | None = None
+    """Only the first so many val rows of each wording."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _named_once(cls, tasks: tuple[TaskSettings, ...]) -> tuple[TaskSettings, ...]:
+        names = [task.task for task in tasks]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"task {twice!r} is listed twice")
+        return tasks
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "SuiteSettings":
+        if not self.wordings and not self.tasks:
+            raise ValueError("a suite needs `wordings` or `tasks`")
+        if both := sorted(set(self.wordings) & {task.task for task in self.tasks}):
+            raise ValueError(f"{both[0]!r} is both a wording and a task")
+        return self
+
+    def fetched(self) -> list[str]:
+        """Tasks whose questions have to be downloaded."""
+        return sorted(task.task for task in self.tasks if task.task not in OWN_QUESTIONS)
+
+
+class EvaluationSettings(Settings):
+    """Suites that every base model and every run is measured on."""
+
+    suites: dict[str, SuiteSettings] = Field(min_length=1)
+    """Name to suite. Every suite is run on every model: one load of the model serves all of them."""
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Questions in one forward pass; `auto` fills passes by tokens, and shrinks them when memory runs out."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    """Overrides the compute dtype of the model's section."""
+    quantization: Literal["8bit", "4bit", "none"] | None = None
+    """Overrides the quantization of the model's section."""
+    revisions: dict[str, str] = Field(default_factory=dict)
+    """Hub datasets of tasks to the commits to take, e.g. `cais/mmlu: <40 hex digits>`; others: the newest, noted."""
+    tuned: Literal["merged", "adapter"] = "merged"
+    """What stands for the tuned model: the merged checkpoint, or the base model with the adapter on top."""
+    without_rl: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
+    """Sampled answers in the best-of-N baselines, on the wordings that suites ask; empty: no such baselines."""
+    fresh_probe: bool = False
+    """Read the tuned models' states too, with the frozen probe and with a fresh one: is the truth hidden or kept?"""
+
+    def wordings(self) -> list[str]:
+        """Every wording some suite asks for, in order, each once."""
+        return list(dict.fromkeys(wording for suite in self.suites.values() for wording in suite.wordings))
+
+    def suite_of(self, wording: str) -> str | None:
+        """The first suite that asks a wording; None if none does."""
+        return next((name for name, suite in self.suites.items() if wording in suite.wordings), None)
+
+    def fetched(self) -> list[str]:
+        """Tasks of all suites whose questions have to be downloaded."""
+        return sorted({task for suite in self.suites.values() for task in suite.fetched()})
+
+    def questions(self) -> str:
+        """As JSON, the part that decides what a model answers: what its evaluation depends on, not its order."""
+        ordered = self.model_copy(update={"suites": dict(sorted(self.suites.items()))})
+        return ordered.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "revisions"})

@@ -1,0 +1,145 @@
+"""How a truth probe is fitted, chosen, compared with controls and admitted as a reward model."""
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from elkflow.config.base import Settings
+
+ControlName = Literal[
+    "majority", "word_overlap", "bag_of_words", "zero_shot", "random_directions", "shuffled_labels", "untrained_model"
+]
+Method = Literal["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
+
+
+class LogisticSettings(Settings):
+    """L2-penalised logistic regression."""
+
+    l2: list[PositiveFloat] = Field(default=[0.001, 0.003, 0.01, 0.03, 0.1], min_length=1)
+    """Penalties tried, as lambda in mean loss + lambda/2 |w|^2 (scikit-learn's C is 1 / (lambda * rows))."""
+    folds: int = Field(default=4, ge=2)
+    """Folds of the cross-validation that chooses the penalty of each layer; groups stay together."""
+
+
+class CcsSettings(Settings):
+    """Contrast-consistent search."""
+
+    restarts: PositiveInt = 10
+    """Random starts; the one with the lowest unsupervised loss is kept."""
+    l2: NonNegativeFloat = 0.01
+    """Weight decay, as lambda/2 |w|^2: without it the loss rewards ever longer weights."""
+
+
+class VincSettings(Settings):
+    """Weights of VINC's three terms."""
+
+    variance: NonNegativeFloat = 0.0
+    """Reward for variance between questions."""
+    invariance: NonNegativeFloat = 1.0
+    """Penalty on variance between wordings of one question; without effect on a single wording."""
+    negative_covariance: NonNegativeFloat = 1.0
+    """Reward for negative covariance between the two members of a contrast pair."""
+
+
+class GateSettings(Settings):
+    """What a probe must show before a policy is trained on it."""
+
+    margin: float = Field(default=0.05, ge=0, lt=0.5)
+    """By how much AUROC the lower end of its interval must lie above every control in `against`."""
+    against: list[ControlName] = [
+        "majority",
+        "word_overlap",
+        "bag_of_words",
+        "zero_shot",
+        "random_directions",
+        "shuffled_labels",
+        "untrained_model",
+    ]
+    """Controls it is compared with. All are reported, whether named here or not."""
+
+
+class ProbeSettings(Settings):
+    """One truth probe; `probes/{name}` becomes a reward model."""
+
+    model: str
+    """Model whose hidden states are read."""
+    dataset: str
+    """Dataset whose train split the probe is fitted on and whose val split it is reported on."""
+    wording: str
+    """Wording the states are read under; rewards are computed under it too."""
+    variants: list[str] = []
+    """Further wordings of the same questions: fitted together with the first, each with its own normalisation."""
+    ensembling: Literal["none", "partial", "full"] = "partial"
+    """How scores of wordings and pair members combine. `full`: the pairs' log-odds averaged over wordings; `partial`:
+    one per wording; `none`: each member of each pair judged alone."""
+    methods: list[Method] = Field(default=["logistic", "ccs"], min_length=1)
+    """Probes to fit on every layer."""
+    reward: Method | Literal["best"] = "best"
+    """Which of them becomes the reward model: a method, or the best on the selection part."""
+    layers: list[NonNegativeInt] | None = None
+    """Layers to look at (0 is the embeddings); unset: all."""
+    selection: float = Field(default=0.25, gt=0, lt=1)
+    """Share of train's groups kept out of fitting, to choose layer and method on."""
+    refit: bool = True
+    """Fit every method once more on all of train, at the layer it has chosen. Not with `calibrate`, which needs rows
+    that the direction has not seen."""
+    normalise: Literal["full", "mean", "none"] = "full"
+    """Per answer, wording and feature: subtract the mean and divide by the deviation, subtract only, or neither."""
+    sign: Literal["labels", "model"] = "labels"
+    """What turns an unsupervised direction the right way round: labels of the fit part, or the model's own zero-shot
+    answers (no labels)."""
+    calibrate: bool = False
+    """Platt-scale log-odds on the selection part; unset, the reward is the raw sigmoid of the pair's difference."""
+    logistic: LogisticSettings = LogisticSettings()
+    """Options of the method of that name."""
+    ccs: CcsSettings = CcsSettings()
+    """Options of the method of that name."""
+    vinc: VincSettings = VincSettings()
+    """Options of the method of that name."""
+    seed: NonNegativeInt = 0
+    """Draws the parts, restarts, resamples and random controls."""
+    bootstrap: int = Field(default=1000, ge=100)
+    """Resamples (of groups) behind each interval."""
+    draws: int = Field(default=20, ge=2)
+    """Random directions and label shuffles behind those controls."""
+    gate: GateSettings = GateSettings()
+    """What the probe must show."""
+    allow_weak_probe: bool = False
+    """Go on with a probe that fails its gate; the verdict then says so."""
+    untrained: str | None = None
+    """A model with fresh weights (see `untrained` of a model's section) whose states serve as a further control."""
+    transfer: list[str] = []
+    """Other probes of this config, fitted on states of the same width, on whose val rows this one is tested too."""
+
+    @field_validator("methods", "variants", "transfer")
+    @classmethod
+    def _named_once(cls, names: list[str]) -> list[str]:
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{twice!r} is listed twice")
+        return names
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ProbeSettings":
+        if self.reward != "best" and self.reward not in self.methods:
+            raise ValueError(f"reward: {self.reward!r} is not among methods ({', '.join(self.methods)})")
+        if self.wording in self.variants:
+            raise ValueError(f"variants: {self.wording!r} is the wording already")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError("layers: give at least one, each once")
+        return self
+
+    def wordings(self) -> list[str]:
+        """Every wording whose states are read, the main one first."""
+        return [self.wording, *self.variants]
+
+    def reward_wordings(self) -> list[str]:
+        """Wordings that rewards are read under: all with full ensembling, else the main one."""
+        return self.wordings() if self.ensembling == "full" else [self.wording]

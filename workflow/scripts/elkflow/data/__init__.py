@@ -1,0 +1,1 @@
+"""Stage 1: labelled rows, dealt to disjoint splits."""

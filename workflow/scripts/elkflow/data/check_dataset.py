@@ -1,0 +1,90 @@
+"""Checks of a dataset's source and templates that need no model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from elkflow.common.errors import UserError
+from elkflow.common.paths import FACTS
+from elkflow.config.data import SPLITS, DatasetSettings
+from elkflow.data.assignment import Keys, connected, deal
+from elkflow.data.facts import SCHEMA, load_facts, rows_per_country
+from elkflow.data.row_hashes import hash_rows
+from elkflow.data.split_dataset import _fields, _group_columns, _refuse_nulls, label_codes
+
+
+def check_dataset(settings: DatasetSettings) -> None:
+    """Check what can be checked of a dataset before anything runs: templates, and local files' columns, labels, sizes.
+
+    Costs a few milliseconds for the built-in questions and for hub datasets (of which only the templates are checked:
+    no network is touched), and for local files the reading of the label, id, group and pair columns: about 0.1 s for a
+    million rows of parquet or Arrow, 1 s for CSV or JSON lines. Text is neither read into memory nor checked, and
+    duplicates are not looked for: `split_dataset` does that, and may still find too few rows.
+
+    Raises:
+        UserError: what is wrong, with the key, file or row.
+    """
+    from elkflow.prompts.templates import BAR, load_template
+
+    needed: dict[str, set[str]] = {}
+    for name, wording in settings.wordings.items():
+        template = load_template(wording.template)
+        source = load_template(wording.about) if wording.about else template
+        needed[name] = set(source.fields)
+        choices = [part.strip() for part in (source.answer_choices or "{").split(BAR)]
+        if settings.answers and "{" not in choices[0] and sorted(choices) != sorted(settings.answers):
+            raise UserError(f"wordings.{name}: its template answers {choices}, but `answers` are {settings.answers}")
+        if wording.about and (unknown := template.fields - {"text", "question", "answer", "label"}):
+            raise UserError(
+                f"wordings.{name}: a template about an answer knows text, question, answer and label, not"
+                f" {min(unknown)!r}"
+            )
+    if settings.facts is not None:
+        facts = load_facts(Path(settings.facts.table) if settings.facts.table else FACTS)
+        fields = set(SCHEMA.names) if settings.columns is None else set(settings.columns)
+        sizes = {name: int(getattr(settings.split, name)) for name in SPLITS if getattr(settings.split, name) != "rest"}
+        if sum(-(-size // rows_per_country()) for size in sizes.values()) > len(facts):
+            asked = " + ".join(f"{size} {name}" for name, size in sizes.items())
+            raise UserError(
+                f"split: {asked} rows are more than {len(facts)} countries give ({rows_per_country()} each)"
+            )
+    elif settings.path is not None:
+        fields = _preflight_files(settings)
+    else:
+        return
+    for name, wanted in needed.items():
+        if missing := wanted - fields - {"label", "group", "id"}:
+            has = ", ".join(sorted(fields))
+            raise UserError(f"wordings.{name}: the template reads {min(missing)!r}, but the rows have {has}")
+
+
+def _preflight_files(settings: DatasetSettings) -> set[str]:
+    """Check the local files' columns, labels and sizes; return the names of the fields."""
+    from elkflow.data.sources import peek
+
+    assert settings.split is not None and settings.path is not None
+    paths = settings.path if isinstance(settings.path, dict) else {"train": settings.path}
+    keys, fields = {}, set()
+    for part, path in paths.items():
+        names, tables = peek(Path(path))
+        fields = set(_fields(settings, names, path))
+        groups = _group_columns(settings)
+        labels: list[np.ndarray] = []
+        hashes: dict[str, list[np.ndarray]] = {name: [] for name in [*groups, settings.pair] if name}
+        start = 0
+        for table in tables(settings.label, list(hashes)):
+            _refuse_nulls(table[settings.label], settings.label, path, start)
+            labels.append(label_codes(table[settings.label], settings.labels, settings.label, path, start))
+            for name, each in hashes.items():
+                each.append(hash_rows([table[name]]))
+            start += len(table)
+        if not start:
+            raise UserError(f"{path}: no rows")
+        whole = {name: np.concatenate(each) for name, each in hashes.items()}
+        rows = np.arange(start, dtype=np.uint64)
+        pair = whole[settings.pair] if settings.pair else None
+        tied = [whole[name] for name in groups] or [rows]
+        tied += [] if pair is None else [pair]
+        keys[part] = Keys(np.concatenate(labels), rows, connected(*tied), rows, pair)
+    deal(keys["train"], keys.get("val"), settings.split.model_copy(update={"duplicates": "keep"}), len(settings.labels))
+    return fields

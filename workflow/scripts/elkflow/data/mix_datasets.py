@@ -1,0 +1,118 @@
+"""Several datasets joined into one, split by split, with a column that tells them apart."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from elkflow.common.files import BATCH, atomic, parquet_errors, read_json, stream_table
+from elkflow.config.data import SPLITS
+from elkflow.data.row_hashes import hash_rows
+
+NAMED = ("id", "group", "question_id")
+"""Columns whose values are unique inside a member only; in a mixture they begin with its name."""
+
+
+def mix(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+    """Join the members' split files, of data or of prompts, into `folder`; return what the manifest should say of them.
+
+    Every row of every member is there, in the member's own order; members take turns in proportion to their sizes, so
+    that the first rows are a fair sample of all. Rows gain `original_dataset`, and prompts `template_name`. A column
+    that a member lacks is null in its rows; one whose type differs between members becomes text. Of all rows only their
+    order is in memory, some 20 bytes each.
+
+    Args:
+        members: name of each dataset to the folder of its split files and manifest.json.
+
+    Raises:
+        UserError: a file is missing or cannot be read.
+    """
+    manifests = {name: read_json(path / "manifest.json")["facts"] for name, path in members.items()}
+    added = {name: {"original_dataset": name} for name in members}
+    for name, facts in manifests.items():
+        if "template" in facts:
+            added[name]["template_name"] = facts["template"]
+    return {"splits": {split: _join(split, members, added, folder / f"{split}.parquet") for split in SPLITS}}
+
+
+def _join(split: str, members: Mapping[str, Path], added: Mapping[str, dict[str, str]], target: Path) -> dict[str, Any]:
+    paths = [folder / f"{split}.parquet" for folder in members.values()]
+    heads = [_head(path) for path in paths]
+    schema = _schema([head.schema.to_arrow_schema() for head in heads], list(next(iter(added.values()))))
+    order = turns([head.num_rows for head in heads])
+    chunks = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    wanted = np.array([np.bincount(chunk, minlength=len(paths)) for chunk in chunks])
+    readers = [
+        _pieces(path, schema, wanted[:, place].tolist(), name, added[name])
+        for place, (name, path) in enumerate(zip(members, paths, strict=True))
+    ]
+    groups: list[np.ndarray] = []
+    labels: Counter[int] = Counter()
+    with atomic(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for chunk, *pieces in zip(chunks, *readers, strict=True):
+            # The pieces lie one member after the other; this takes each row to its turn.
+            table = pa.concat_tables(pieces).take(np.argsort(np.argsort(chunk, kind="stable"), kind="stable"))
+            writer.write_table(table)
+            groups.append(np.unique(hash_rows([table["group"]])))
+            labels.update(dict(enumerate(np.bincount(table["label"].to_numpy()).tolist())))
+    return {
+        "rows": len(order),
+        "groups": len(np.unique(np.concatenate(groups))),
+        "labels": {str(label): labels[label] for label in range(max(labels) + 1)},
+        "datasets": {name: head.num_rows for name, head in zip(members, heads, strict=True)},
+    }
+
+
+def turns(sizes: Sequence[int]) -> np.ndarray:
+    """[N] which member each row of the mixture comes from: row i of n stands at (i + ½) / n, ties in listed order."""
+    places = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
+    return np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)[np.argsort(places, kind="stable")]
+
+
+def _head(path: Path) -> pq.FileMetaData:
+    with parquet_errors(path):
+        return pq.read_metadata(path)
+
+
+def _schema(members: Sequence[pa.Schema], added: Sequence[str]) -> pa.Schema:
+    """Every member's columns in order of appearance, then the added ones."""
+    types: dict[str, pa.DataType] = {}
+    for schema in members:
+        for field in schema:
+            same = types.setdefault(field.name, field.type) == field.type
+            types[field.name] = field.type if same else pa.string()
+    return pa.schema([*types.items(), *((name, pa.string()) for name in added)])
+
+
+def _pieces(
+    path: Path, schema: pa.Schema, sizes: Sequence[int], name: str, added: Mapping[str, str]
+) -> Iterator[pa.Table]:
+    """The rows of a file in consecutive tables of the given sizes, as rows of the mixture."""
+    tables = stream_table(path)
+    held = pq.read_schema(path).empty_table()
+    for size in sizes:
+        while len(held) < size:
+            held = pa.concat_tables([held, next(tables)])
+        yield _as_mixed(held.slice(0, size), schema, name, added)
+        held = held.slice(size)
+
+
+def _as_mixed(table: pa.Table, schema: pa.Schema, name: str, added: Mapping[str, str]) -> pa.Table:
+    columns = []
+    for field in schema:
+        if field.name in added:
+            column = pa.array([added[field.name]] * len(table), field.type)
+        elif field.name not in table.column_names:
+            column = pa.nulls(len(table), field.type)
+        elif field.name in NAMED:
+            column = pa.array([f"{name}/{value}" for value in table[field.name].to_pylist()], field.type)
+        elif table[field.name].type != field.type and pa.types.is_nested(table[field.name].type):
+            column = pa.array([repr(value) for value in table[field.name].to_pylist()], field.type)
+        else:
+            column = table[field.name].cast(field.type)
+        columns.append(column)
+    return pa.table(columns, schema=schema)

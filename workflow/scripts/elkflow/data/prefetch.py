@@ -1,0 +1,32 @@
+"""Hub datasets brought to this machine ahead of time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from elkflow.common.errors import UserError
+from elkflow.config.data import QuestionSettings
+from elkflow.data.sources import commit, open_rows
+
+
+def prefetch(datasets: Mapping[str, QuestionSettings]) -> dict[str, Any]:
+    """Download every hub dataset into the cache of `datasets`; return name to id, revision, commit and row counts.
+
+    Raises:
+        UserError: a dataset that cannot be had; the message names it.
+    """
+    found: dict[str, Any] = {}
+    for name, settings in datasets.items():
+        if settings.hub is None:
+            continue
+        try:
+            parts = open_rows(settings)
+        except UserError as error:
+            raise UserError(f"datasets.{name}: {error}") from None
+        found[name] = {
+            "id": settings.hub.id,
+            "name": settings.hub.name,
+            "revision": settings.hub.revision,
+            "commit": commit(parts["train"]),
+            "rows": {part: len(rows) for part, rows in parts.items()},
+        }
+    return found

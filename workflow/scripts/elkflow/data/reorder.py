@@ -1,0 +1,50 @@
+"""Rows of a long stream put into another order, with memory for a few thousand of them at a time."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from elkflow.common.files import BATCH
+
+PILES = 200
+"""Temporary files open at once: fewer than systems allow. Beyond `BATCH * PILES` rows the piles grow instead."""
+
+
+def reorder(tables: Iterable[pa.Table], rows: np.ndarray, folder: Path) -> Iterator[pa.Table]:
+    """Some rows of a stream of tables, in the order asked for, as tables of `BATCH` rows (or more, see `PILES`).
+
+    The stream is read once and nothing is looked up in it: each row goes on one of several piles, unnamed files in
+    `folder` that vanish with the process, and the piles are sorted one after the other.
+
+    Args:
+        rows: [n] row numbers of the stream, each once.
+    """
+    size = max(BATCH, -(-len(rows) // PILES))
+    order = np.argsort(rows)  # [n] places of the wanted rows, as they come along in the stream
+    first = done = 0
+    with ExitStack() as files:
+        piles: list[tuple[IO[bytes], pa.ipc.RecordBatchStreamWriter]] = []
+        for table in tables:
+            until = int(np.searchsorted(rows, first + len(table), sorter=order))
+            places = np.sort(order[done:until])
+            taken = table.take(rows[places] - first).append_column("place", pa.array(places))
+            if not piles:
+                handles = [files.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(0, len(rows), size)]
+                piles = [(handle, pa.ipc.new_stream(handle, taken.schema)) for handle in handles]
+            bounds = np.searchsorted(places, np.arange(len(piles) + 1) * size)
+            for (_, pile), start, end in zip(piles, bounds[:-1], bounds[1:], strict=True):
+                if start < end:
+                    pile.write_table(taken.slice(start, end - start))
+            first, done = first + len(table), until
+        for handle, pile in piles:
+            pile.close()
+            handle.seek(0)
+            table = pa.ipc.open_stream(handle).read_all()
+            last = table.num_columns - 1  # the source may have a column called place too
+            yield table.take(np.argsort(table.column(last).to_numpy())).remove_column(last)
+            handle.close()

@@ -1,0 +1,37 @@
+"""64-bit hashes of rows, the same in every process and on every platform: what is kept of rows too many to hold."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from elkflow.common.files import BATCH
+from elkflow.data.assignment import mix
+
+
+def hash_rows(columns: list[pa.ChunkedArray]) -> np.ndarray:
+    """[N] uint64 hash of the values of each row: SipHash with a fixed key, as pandas computes it."""
+    import pandas as pd
+
+    total = np.zeros(len(columns[0]), np.uint64)
+    for start in range(0, len(total), BATCH):  # pandas hashes Python's own strings, which are not small
+        here = slice(start, start + BATCH)
+        for place, column in enumerate(columns):
+            part = column.slice(start, BATCH)
+            values = part.to_numpy(zero_copy_only=False)
+            if values.dtype == object and not is_text(part.type):
+                values = np.array([repr(value) for value in part.to_pylist()], dtype=object)
+            total[here] = mix(total[here] ^ pd.util.hash_array(values, categorize=False), place)
+    return total
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def normalised(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lower case, runs of anything but letters and digits as one space; columns that hold no text as they are."""
+    if not is_text(column.type):
+        return column
+    text = pc.replace_substring_regex(pc.utf8_lower(column), pattern=r"[^\p{L}\p{N}]+", replacement=" ")
+    return pc.utf8_trim_whitespace(text)

@@ -1,0 +1,311 @@
+"""Opening the rows of a dataset, wherever they are, and reading them as a stream."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from elkflow.common.errors import UserError
+from elkflow.common.files import BATCH, given_back, stream_table
+from elkflow.common.paths import FACTS
+from elkflow.config.data import HubSource, QuestionSettings
+from elkflow.data.facts import generate, load_facts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Rows = TypeVar("Rows", bound=Sized)
+logger = logging.getLogger("elkflow")
+TEXT = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+BLOCK = 2**24  # bytes of JSON lines
+COMMIT = re.compile(r"[0-9a-f]{40}")
+READERS = {
+    ".parquet": "parquet",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".arrow": "arrow",
+}
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Rows of a local parquet file, as `datasets` would give them.
+
+    Read as they are: `datasets` decodes whole row groups at a time to convert them, and most files have but one.
+    """
+
+    path: Path
+
+    def __len__(self) -> int:
+        return pq.read_metadata(self.path).num_rows
+
+    @property
+    def column_names(self) -> list[str]:
+        return pq.read_schema(self.path).names
+
+
+def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
+    """The source's rows, under `train` and, where it has them, `val`.
+
+    Text formats and the hub's files are converted once, to Arrow files in the cache of `datasets`.
+
+    Raises:
+        UserError: a file that is missing, empty, truncated or not what its name says; a hub that cannot be reached.
+    """
+    from datasets import Dataset
+
+    if settings.facts is not None:
+        table = Path(settings.facts.table) if settings.facts.table else FACTS
+        return {"train": Dataset(generate(load_facts(table), settings.facts.seed, settings.facts.label))}
+    if settings.hub is not None:
+        parts: dict[str, Dataset | ParquetRows] = {
+            part: _from_hub(settings.hub, name) for part, name in settings.hub.splits.items()
+        }
+        if not COMMIT.fullmatch(settings.hub.revision) and (found := commit(parts["train"])):
+            logger.warning(
+                "hub dataset %s: %r is no commit and can move; to pin these rows, write `revision: %s`",
+                settings.hub.id,
+                settings.hub.revision,
+                found,
+            )
+        return parts
+    paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}
+    return {part: _from_path(Path(path)) for part, path in paths.items()}
+
+
+def _from_path(path: Path) -> "Dataset | ParquetRows":
+    import datasets
+
+    _refuse_absent(path)
+    try:
+        if path.is_dir():
+            rows = datasets.load_from_disk(str(path))
+            if isinstance(rows, datasets.DatasetDict):
+                raise UserError(f"{path}: holds several splits ({', '.join(rows)}); name the folder of one of them")
+            return _not_empty(rows, path)
+        if path.suffix not in READERS:
+            raise UserError(
+                f"{path}: unknown format {path.suffix!r}; known are {', '.join(READERS)}, save_to_disk folders"
+            )
+        if path.suffix == ".parquet":
+            pq.read_metadata(path)
+            return _not_empty(ParquetRows(path), path)
+        options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        rows = datasets.load_dataset(
+            READERS[path.suffix],
+            data_files={"train": str(path)},
+            split="train",
+            writer_batch_size=BATCH,
+            **options,
+        )
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
+        _refuse_other_encodings(path)
+        raise UserError(
+            f"{path}: cannot be read as {path.suffix or 'a save_to_disk folder'} ({_cause(error)})"
+        ) from None
+    return _not_empty(rows, path)
+
+
+def _from_hub(source: HubSource, split: str) -> "Dataset":
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    shown = f"{source.id}{f' ({source.name})' if source.name else ''} at {source.revision}"
+    try:
+        rows = datasets.load_dataset(
+            source.id, source.name, split=split, revision=source.revision, writer_batch_size=BATCH
+        )
+    except HfHubHTTPError as error:
+        raise UserError(f"hub dataset {shown}: {_first_line(error)}") from None
+    except (
+        datasets.exceptions.DatasetNotFoundError,
+        datasets.exceptions.DatasetGenerationError,
+        LocalEntryNotFoundError,
+        ConnectionError,
+        OSError,
+        ValueError,
+        pa.ArrowException,
+    ) as error:
+        raise UserError(f"hub dataset {shown}, split {split!r}: {_cause(error)}") from None
+    if COMMIT.fullmatch(source.revision) and (cached := commit(rows)) != source.revision:
+        # Without a network `datasets` takes whatever revision it has, and says so only in a log line.
+        raise UserError(
+            f"hub dataset {shown}: the cache holds only {cached}; run `snakemake prefetch` where there is a network"
+        )
+    return _not_empty(rows, f"hub dataset {shown}, split {split!r}")
+
+
+def _refuse_absent(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path}: empty file")
+
+
+def peek(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.Table]]]:
+    """A local file's column names, and a function that reads the labels and some other columns, as a stream of tables.
+
+    Text formats are parsed and not converted. A CSV's columns are text, but for labels that are numbers or booleans; a
+    column that some JSON lines lack is null there.
+
+    Raises:
+        UserError: the file is missing, empty or not what its name says.
+    """
+    _refuse_absent(path)
+    if path.suffix not in TEXT:
+        rows = _from_path(path)
+        return rows.column_names, lambda label, others: batches(rows, list(dict.fromkeys([label, *others])))
+    parse = _csv_tables if path.suffix in (".csv", ".tsv") else _json_tables
+    with _parse_errors(path):
+        first = next(parse(path), None)
+    if first is None:
+        raise UserError(f"{path}: no rows")
+
+    def read(label: str, others: list[str]) -> Iterator[pa.Table]:
+        with _parse_errors(path):
+            for table in parse(path):
+                found = dict(zip(table.column_names, table.columns, strict=True))
+                found = {name: found.get(name, pa.nulls(len(table))) for name in [label, *others]}
+                yield pa.table(found | ({label: _narrowed(found[label])} if parse is _csv_tables else {}))
+
+    return first.column_names, read
+
+
+@contextmanager
+def _parse_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
+        _refuse_other_encodings(path)
+        raise UserError(f"{path}: cannot be read as {path.suffix} ({_first_line(error)})") from None
+
+
+def _refuse_other_encodings(path: Path) -> None:
+    """Say which line of a text file is the first that is not UTF-8, if there is one."""
+    if path.suffix not in TEXT:
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}: line {number} is not UTF-8 ({error.reason})") from None
+
+
+def _csv_tables(path: Path) -> Iterator[pa.Table]:
+    from pyarrow import csv
+
+    layout = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
+    with csv.open_csv(path, parse_options=layout) as reader:
+        text = csv.ConvertOptions(column_types=dict.fromkeys(reader.schema.names, pa.string()))
+    with csv.open_csv(path, parse_options=layout, convert_options=text) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text as numbers or booleans, if all of it is."""
+    for kind in (pa.int64(), pa.bool_(), pa.float64()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column
+
+
+def _json_tables(path: Path) -> Iterator[pa.Table]:
+    from pyarrow import json
+
+    with path.open("rb") as file:
+        while lines := file.readlines(BLOCK):
+            text = b"".join(lines).decode()  # Arrow takes any bytes for text
+            yield json.read_json(pa.BufferReader(text.encode()))
+
+
+def commit(rows: "Dataset | ParquetRows") -> str | None:
+    """The hub commit that rows were loaded from: the name of their folder in the cache of `datasets`."""
+    if isinstance(rows, ParquetRows) or not rows.cache_files:
+        return None
+    folder = Path(rows.cache_files[0]["filename"]).parent.name
+    return folder if COMMIT.fullmatch(folder) else None
+
+
+def batches(rows: "Dataset | ParquetRows", columns: list[str]) -> Iterator[pa.Table]:
+    """Some columns as Arrow tables of about `BATCH` rows, in order.
+
+    Rows that are whole Arrow files are read from these. `datasets` maps the files into memory, whose pages would stay
+    with this process once they are touched.
+    """
+    if isinstance(rows, ParquetRows):
+        return _from_parquet(rows.path, columns)
+    if files := _whole_files(rows):
+        return given_back(_from_arrow(files, columns))
+    return (
+        pa.Table.from_batches(table.to_batches())
+        for table in rows.select_columns(columns).with_format("arrow").iter(BATCH)
+    )
+
+
+def _from_arrow(files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    for file in files:
+        with pa.OSFile(file) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                held.append(batch.select(columns))
+                if sum(map(len, held)) >= BATCH:
+                    yield pa.Table.from_batches(held)
+                    held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _from_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    from datasets import Features
+    from datasets.table import table_cast
+
+    fields = pq.read_schema(path)
+    schema = Features.from_arrow_schema(pa.schema([fields.field(name) for name in columns])).arrow_schema
+    for table in stream_table(path, columns):
+        yield table_cast(table.select(columns), schema)
+
+
+def _whole_files(rows: "Dataset") -> list[str]:
+    """The Arrow files that hold exactly these rows, one after the other; none if there is more to it."""
+    from datasets.table import ConcatenationTable, MemoryMappedTable
+
+    lines = rows.data.blocks if isinstance(rows.data, ConcatenationTable) else [[rows.data]]
+    if rows._indices is not None or any(len(line) > 1 for line in lines):
+        return []
+    blocks = [block for (block,) in lines]
+    for block in blocks:
+        if not isinstance(block, MemoryMappedTable):
+            return []
+        if any(done != "replace_schema_metadata" for done, *_ in block.replays):  # a slice, a cast, ...
+            return []
+    return [block.path for block in blocks]
+
+
+def _not_empty(rows: Rows, where: Any) -> Rows:
+    if len(rows) == 0:
+        raise UserError(f"{where}: no rows")
+    return rows
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: `datasets` wraps what went wrong in sentences of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

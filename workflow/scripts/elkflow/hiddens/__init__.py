@@ -1,0 +1,1 @@
+"""Stage 3: hidden states of contrast pairs."""

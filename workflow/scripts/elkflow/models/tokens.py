@@ -1,0 +1,63 @@
+"""The one place that decides how text becomes token ids."""
+
+from pathlib import Path
+
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from elkflow.common.errors import UserError
+from elkflow.models.load import _first_line
+
+
+def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, with a padding token (the end token where it has none of its own).
+
+    Raises:
+        UserError: the folder holds no readable tokenizer.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: no readable tokenizer ({_first_line(error)})") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a prompt, without closing tokens: an answer follows.
+
+    The opening token (BOS, CLS) is added if the tokenizer does so by itself, and only where the text, such as a
+    rendered chat template, does not start with it already.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    opening, _ = special_tokens(tokenizer)
+    return ids if not opening or ids[:1] == opening else opening + ids
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of an answer that continues a prompt, exactly as written.
+
+    Sentencepiece tokenizers of decoders put a space before whatever they are given, so there "Yes" would become
+    " Yes", and " Yes" two tokens: the answer is encoded behind a colon, which is then cut off. An encoder-decoder's
+    answer opens the decoder's own text, where that space belongs.
+    """
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    opening, _ = special_tokens(tokenizer)
+    if ids and opening and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("▁"):
+        anchor = list(tokenizer(":", add_special_tokens=False)["input_ids"])
+        joined = list(tokenizer(":" + text, add_special_tokens=False)["input_ids"])
+        if joined[: len(anchor)] == anchor:
+            return joined[len(anchor) :]
+    return ids
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after a text by itself: (BOS or CLS, EOS or SEP), either may be empty."""
+    around = list(tokenizer("")["input_ids"])
+    opens = bool(around) and around[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id)
+    return around[: int(opens)], around[int(opens) :]

@@ -1,0 +1,1 @@
+"""What only the Snakefile and the rules use."""

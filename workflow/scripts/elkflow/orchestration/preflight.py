@@ -1,0 +1,21 @@
+"""What is checked before anything runs: files, columns, labels and templates that the config names."""
+
+from elkflow.common.errors import UserError
+from elkflow.config.config import Config
+
+
+def preflight(config: Config) -> None:
+    """Check what can be checked without a model: the datasets on disk, and the templates.
+
+    Raises:
+        UserError: a file, column, label or size that does not fit.
+    """
+    from elkflow.data.check_dataset import check_dataset
+
+    for name, dataset in config.datasets.items():
+        if dataset.mixture is not None:
+            continue  # its members are checked
+        try:
+            check_dataset(dataset)
+        except UserError as error:
+            raise UserError(f"datasets.{name}: {error}") from None

@@ -1,0 +1,72 @@
+"""What follows from (seed, step) alone: prompts of a batch and who takes them, random seeds, learning rate."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from elkflow.common.errors import UserError
+from elkflow.config.ppo import PPOSettings
+
+
+def total_steps(settings: PPOSettings, prompts: int) -> int:
+    """Rollout batches in a run.
+
+    Raises:
+        UserError: `epochs` is less than one batch.
+    """
+    if settings.steps is not None:
+        return settings.steps
+    assert settings.epochs is not None
+    steps = int(settings.epochs * prompts / settings.batch_size)
+    if not steps:
+        raise UserError(
+            f"ppo.epochs: {settings.epochs} of {prompts} prompts is less than a batch of {settings.batch_size}"
+        )
+    return steps
+
+
+def batch_rows(prompts: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Prompts of a step's batch: shuffled passes over all of them, one after another."""
+    places = range(step * batch_size, (step + 1) * batch_size)
+    passes = {
+        number: np.random.default_rng([seed, number]).permutation(prompts) for number in {p // prompts for p in places}
+    }
+    return [int(passes[place // prompts][place % prompts]) for place in places]
+
+
+def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: int, processes: int) -> list[list[int]]:
+    """What one process works on at a time: positions in the batch, in `accumulation` parts of every minibatch's share.
+
+    Args:
+        lengths: of the batch's prompts; those alike are put together.
+    """
+    share = minibatch // processes
+    size = share // accumulation
+    found = []
+    for first in range(process * share, len(lengths), minibatch):
+        mine = sorted(range(first, first + share), key=lengths.__getitem__)
+        found += [mine[at : at + size] for at in range(0, share, size)]
+    return found
+
+
+def bundles(parts: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
+    """Neighbouring parts together, as many as have up to `rows` rows; at least one."""
+    count = max(1, rows // len(parts[0]))
+    return (list(parts[at : at + count]) for at in range(0, len(parts), count))
+
+
+def mixed(*parts: int) -> int:
+    """One seed of several numbers, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
+
+
+def rate(step: int, steps: int, settings: PPOSettings) -> float:
+    """Factor on the learning rate at a step: rising over the warm-up, then as the schedule says."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, steps - settings.warmup)
+    if settings.schedule == "linear":
+        return 1 - done
+    return 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1.0

@@ -1,0 +1,52 @@
+"""The figures of a step: what a rollout shows of the policy, and what its updates did."""
+
+import torch
+
+from elkflow.ppo import objective
+from elkflow.ppo.questions import Questions
+from elkflow.ppo.rollout import Answers, Rollout
+
+UPDATE_FIGURES = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "update_kl")
+
+
+def means(figures: list[dict[str, float]]) -> dict[str, float]:
+    """Means over optimiser steps, and how many there were."""
+    return {"updates": float(len(figures))} | {
+        name: sum(step[name] for step in figures) / len(figures) for name in (figures[0] if figures else ())
+    }
+
+
+def answer_figures(batch: Answers, questions: Questions) -> dict[str, float]:
+    """What a policy's answers show of it, without a look at labels."""
+    count = len(batch.rows)
+    answers = [questions.answers[row] for row in batch.rows]
+    given = [
+        allowed.index(text) if text in allowed else -1 for text, allowed in zip(batch.responses, answers, strict=True)
+    ]
+    shares = torch.tensor([given.count(index) / count for index in sorted(set(given))])
+    return {
+        "reward": float(batch.scores.mean()),
+        "reward_std": float(batch.scores.std(correction=0)),
+        "valid": sum(index >= 0 for index in given) / count,
+        "yes_rate": sum(index == len(allowed) - 1 for index, allowed in zip(given, answers, strict=True)) / count,
+        "answer_entropy": float(-(shares * shares.log()).sum()),
+    }
+
+
+def rollout_figures(batch: Rollout, questions: Questions) -> dict[str, float]:
+    """The same, and how far the policy is from the reference. KL is that of a response, summed over its tokens."""
+    count = len(batch.rows)
+    kl = {name: objective.kl(batch.logprobs, batch.reference, name) for name in ("k1", "k3")}
+    return answer_figures(batch, questions) | {
+        "entropy": float(objective.masked_mean(batch.entropy, batch.mask)),
+        "kl_k1": float(objective.masked_sum(kl["k1"], batch.mask) / count),
+        "kl_k3": float(objective.masked_sum(kl["k3"], batch.mask) / count),
+        "value": float(objective.masked_mean(batch.values, batch.mask)),
+        "response_tokens": float(batch.mask.sum() / count),
+    }
+
+
+def gold_accuracy(batch: Answers, questions: Questions) -> float:
+    """Share of right answers."""
+    right = [questions.answers[row][questions.labels[row]] for row in batch.rows]
+    return sum(text == label for text, label in zip(batch.responses, right, strict=True)) / len(right)

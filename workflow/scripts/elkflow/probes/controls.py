@@ -1,0 +1,206 @@
+"""What a probe has to beat: readers of the text alone, the model's own answers, and probes that cannot know anything.
+
+Every control judges the val rows once; its numbers come with intervals like the probe's.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from elkflow.common.cli import progress
+from elkflow.common.metrics import auroc, bootstrap
+from elkflow.config.probe import Method, ProbeSettings
+from elkflow.probes import methods
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.fitting import Fitted, Parts, fit_all, judged, normalised, refit, reward_log_odds, scores
+from elkflow.probes.selection import choose
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a control judges val: log-odds [draws, N] (one draw unless chance is part of it), and what it is."""
+
+    name: str
+    log_odds: NDArray
+    about: str
+
+
+def text_controls(parts: Parts, train: pd.DataFrame, val: pd.DataFrame) -> list[Control]:
+    """Majority, word overlap and bag of words: fitted on the fit part, without any hidden state.
+
+    Args:
+        train, val: source rows; their text columns (three words or more on average) are compared with each other.
+    """
+    labels = parts.train.labels[parts.fit]
+    share = float(labels.mean())
+    constant = np.full((1, len(parts.val)), np.log(share / (1 - share)))
+    found = [Control("majority", constant, f"always the more frequent label of the fit part ({share:.3f} positive)")]
+    columns = _text_columns(train)
+    if len(columns) >= 2:
+        odds = _fitted_log_odds(
+            _overlap(train, parts.train, columns)[parts.fit], labels, _overlap(val, parts.val, columns)
+        )
+        about = f"logistic regression on the share of words that {' and '.join(columns)} have in common"
+        found.append(Control("word_overlap", odds[None], about))
+    counter = CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, token_pattern=r"(?u)\b\w+\b")
+    words = counter.fit_transform([parts.train.prompts[row] for row in parts.fit])
+    odds = _fitted_log_odds(words, labels, counter.transform(parts.val.prompts))
+    found.append(Control("bag_of_words", odds[None], "logistic regression on the prompt's words and word pairs"))
+    return found
+
+
+def _fitted_log_odds(train, labels: NDArray, val) -> NDArray:
+    return LogisticRegression(C=1.0, max_iter=1000).fit(train, labels).decision_function(val)
+
+
+def _text_columns(table: pd.DataFrame) -> list[str]:
+    """String columns of three words or more on average (a mixture's rows lack those of other datasets)."""
+    known = {name: table[name].dropna() for name in table.columns}
+    texts = [name for name, column in known.items() if len(column) and pd.api.types.is_string_dtype(column)]
+    return [name for name in texts if np.mean([len(str(text).split()) for text in known[name].head(200)]) >= 3]
+
+
+def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArray:
+    """Share of each text's words that occur in each other text [N, features]; with what answer is shown, if one is."""
+    rows = table.set_index(table["id"].astype(str)).loc[[str(question) for question in pairs.questions]]
+    words = {
+        name: [set(re.findall(r"\w+", text.lower())) for text in rows[name].fillna("").astype(str)] for name in columns
+    }
+    shares = [
+        [len(a & b) / max(1, len(a)) for a, b in zip(words[first], words[second], strict=True)]
+        for first in columns
+        for second in columns
+        if first != second
+    ]
+    features = np.array(shares).T
+    if pairs.shown is None:
+        return features
+    shown = 2.0 * pairs.shown[:, None] - 1
+    return np.concatenate([features, shown, shown * features], 1)
+
+
+def zero_shot(parts: Parts, ensembling: str) -> list[Control]:
+    """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt; none from an encoder."""
+    odds = parts.val.zero_shot
+    if odds is None:
+        return []
+    seen = odds.mean(0) if ensembling == "full" else odds[0]
+    return [Control("zero_shot", seen[None], "the model's own log-odds of its two answers")]
+
+
+def untrained_control(
+    train: Pairs, val: Pairs, method: Method, settings: ProbeSettings, weights: NDArray[np.float32]
+) -> tuple[Control, pd.DataFrame]:
+    """The probe's own method, layer choice included, on the states of a model with random weights.
+
+    What it finds is in the words and the architecture, not in what the model learnt.
+
+    Args:
+        weights: resamples of the val rows [n, N].
+
+    Returns:
+        The control, and a table of its AUROC on val layer by layer, with intervals.
+
+    Raises:
+        UserError: the states do not fit the settings.
+    """
+    alone = settings.model_copy(update={"methods": [method], "reward": method})
+    parts = Parts.of(train, val, alone)
+    fitted, _ = fit_all(parts, alone)
+    _, best = choose(fitted, parts, alone)
+    table = []
+    for layer, members in zip(fitted[method].layers, fitted[method].val, strict=True):
+        odds = reward_log_odds(members, settings.ensembling)
+        value, low, high = bootstrap(auroc, odds, val.labels, weights=weights)
+        table.append({"layer": layer, "part": "val", "auroc": value, "auroc_low": low, "auroc_high": high})
+    if settings.refit and not settings.calibrate:
+        refit(fitted[method], best[method], parts, alone)
+    odds = reward_log_odds(fitted[method].val[best[method]], settings.ensembling)
+    about = (
+        f"{method} on the states of the untrained model, layer {fitted[method].layers[best[method]]} of its own choice"
+    )
+    return Control("untrained_model", odds[None], about), pd.DataFrame(table).assign(method="untrained_model")
+
+
+def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tuple[list[Control], pd.DataFrame]:
+    """Random directions, and logistic probes on shuffled labels, each drawn `settings.draws` times.
+
+    As the real probe, every draw has all layers to choose from, and chooses (and finds its sign) on the selection part;
+    with shuffled labels that part is shuffled too. So what selection alone can do is in their spread.
+
+    Args:
+        fitted: the probe's own method on all layers; the penalty of a logistic probe is used for the shuffled ones.
+
+    Returns:
+        Both controls, and a table of their AUROC on val layer by layer (median and spread of the draws).
+    """
+    draws, generator = settings.draws, torch.Generator().manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    shuffled = np.stack([rng.permutation(parts.train.labels) for _ in range(draws)])  # [draws, rows of train]
+    pieces: dict[str, list[tuple[NDArray, NDArray]]] = {"random_directions": [], "shuffled_labels": []}
+    l2 = float(np.median(fitted.facts["l2"])) if "l2" in fitted.facts else 0.1
+    for layers in progress(parts.train.chunks(parts.layers, others=len(parts.val)), "controls"):
+        _, fit, selection, val = normalised(parts, layers, settings.normalise)
+        width = fit.shape[-1]
+        directions = torch.randn(len(layers), draws, width, generator=generator).to(fit)
+        found = _scores_of_many(directions, torch.zeros_like(directions[..., 0]), selection, val)
+        pieces["random_directions"].append(found)
+        members = fit.flatten(1, 2)
+        labels = torch.as_tensor(shuffled[:, parts.fit], device=fit.device).repeat(1, fit.shape[1])
+        weight, bias, _ = methods.logistic(
+            members[:, :, 1] - members[:, :, 0], labels, torch.full((draws,), l2), torch.ones_like(labels)
+        )
+        pieces["shuffled_labels"].append(_scores_of_many(weight, bias, selection, val))
+    truth = np.repeat(parts.train.labels[parts.selection][None], draws, 0)
+    about = {
+        "random_directions": "a random direction on every layer, the best layer and sign chosen as for the probe",
+        "shuffled_labels": "logistic probes on shuffled train labels, the best layer chosen on shuffled ones",
+    }
+    controls, tables = [], []
+    for name, runs in pieces.items():
+        labels_seen = truth if name == "random_directions" else shuffled[:, parts.selection]
+        on_selection, on_val = (np.concatenate([run[part] for run in runs], 1) for part in (0, 1))
+        odds, by_layer = _best_of_layers(on_selection, on_val, labels_seen, settings, parts)
+        controls.append(Control(name, odds, f"{about[name]}; {draws} draws"))
+        low, middle, high = np.quantile(by_layer, [0.025, 0.5, 0.975], axis=0)
+        layered = {"layer": parts.layers, "part": "val", "auroc": middle, "auroc_low": low, "auroc_high": high}
+        tables.append(pd.DataFrame({"method": name, **layered}))
+    return controls, pd.concat(tables, ignore_index=True)
+
+
+def _scores_of_many(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
+    """Member scores [draws, L, V, N, 2] on both parts from weight [L, draws, D] and bias [L, draws]."""
+    each = range(weight.shape[1])
+    first, second = (np.stack([scores(weight[:, i], bias[:, i], part) for i in each]) for part in (selection, val))
+    return first, second
+
+
+def _best_of_layers(
+    selection: NDArray, val: NDArray, labels: NDArray, settings: ProbeSettings, parts: Parts
+) -> tuple[NDArray, NDArray]:
+    """Each draw's log-odds on val [draws, N] at its best layer, and its AUROC there on every layer [draws, L].
+
+    Best is the layer whose AUROC against `labels` [draws, N of selection] is furthest from a half; a direction that is
+    right less often than not is turned around.
+
+    Args:
+        selection, val: member scores [draws, L, V, N, 2].
+    """
+    groups = parts.train.groups[parts.selection]
+    chosen, by_layer = [], []
+    for draw, truth in enumerate(labels):
+        odds, judged_labels, _ = judged(selection[draw], truth, groups, settings.ensembling)
+        values = np.array([auroc(layer, judged_labels) for layer in odds])
+        sign = np.where(values >= 0.5, 1.0, -1.0)
+        best = int(np.argmax(np.abs(values - 0.5)))
+        reported = np.stack([reward_log_odds(layer, settings.ensembling) for layer in val[draw]]) * sign[:, None]
+        chosen.append(reported[best])
+        by_layer.append([auroc(layer, parts.val.labels) for layer in reported])
+    return np.stack(chosen), np.array(by_layer)

@@ -1,0 +1,69 @@
+"""Frozen against fresh: can the truth still be read from the tuned model, and by the probe it was trained on?"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from elkflow.common.errors import UserError
+from elkflow.common.metrics import accuracy, auroc, bootstrap, resamples
+from elkflow.config.probe import ProbeSettings
+from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.fitting import Parts, fit_all, log_odds, refit
+from elkflow.probes.saved_probe import Probe
+from elkflow.probes.selection import choose
+
+
+def frozen_and_fresh(
+    probe: Probe, settings: ProbeSettings, policy: str, train: Pairs, val: Pairs
+) -> dict[str, dict[str, Any]]:
+    """AUROC and accuracy, on val, of two probes that read the tuned model's states.
+
+    `frozen` is the probe the policy was rewarded by, as it is (missing where the policy is another model than the one
+    the probe was fitted on); `fresh` is fitted and given a layer just as that one was, by the same method, on the tuned
+    model's states of train.
+
+    Args:
+        policy: name of the model that was tuned.
+        train, val: contrast pairs with the tuned model's states, under the probe's wordings.
+
+    Raises:
+        UserError: the states were read otherwise than the probe reads them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
+    if policy == settings.model:
+        _check(probe, val)
+        odds = probe.log_odds(val.states([probe.layer])[0]).double().numpy()
+        found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _figures(odds, val.labels, weights)
+    alone = settings.model_copy(update={"methods": [probe.facts["method"]], "reward": "best"})
+    parts = Parts.of(train, val, alone)
+    fitted, _ = fit_all(parts, alone)
+    method, best = choose(fitted, parts, alone)
+    if alone.refit and not alone.calibrate:
+        refit(fitted[method], best[method], parts, alone)
+    odds = log_odds(fitted[method].val[best[method]]).mean(0)
+    layer = fitted[method].layers[best[method]]
+    found["fresh"] = {"method": method, "layer": layer} | _figures(odds, val.labels, weights)
+    return found
+
+
+def _check(probe: Probe, val: Pairs) -> None:
+    """The frozen probe reads a layer by its number and a token by its place; both must mean what they did."""
+    for key, told in (("layer_convention", "layers"), ("position", "position")):
+        if probe.facts[key] != val.metadata[0].get(told):
+            raise UserError(
+                f"{val.files[0]}: {key.replace('_', ' ')} is {val.metadata[0].get(told)!r}, "
+                f"the probe's {probe.facts[key]!r}"
+            )
+
+
+def _figures(odds: NDArray[np.float64], labels: NDArray, weights: NDArray) -> dict[str, float]:
+    area = bootstrap(auroc, odds, labels, weights=weights)
+    right = bootstrap(accuracy, expit(odds), labels, weights=weights)
+    return {
+        f"{name}{end}": value
+        for name, interval in (("auroc", area), ("accuracy", right))
+        for end, value in zip(("", "_low", "_high"), interval, strict=True)
+    }

@@ -1,0 +1,117 @@
+"""A fitted probe as a folder: `probe.safetensors` holds its numbers, `probe.json` what they mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from elkflow.common.errors import UserError
+from elkflow.common.files import atomic, read_json, write_json
+
+FORMAT = 1
+NEEDED = ("method", "layer", "layers", "layer_convention", "position", "model", "wordings", "answers", "ensembling")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A direction on one layer, with the normalisation it was fitted under.
+
+    log-odds = weight · ((h₁ − mean₁)/scale₁ − (h₀ − mean₀)/scale₀) + bias, h₁ and h₀ being the states of the pair that
+    ends in the positive and in the negative answer.
+    """
+
+    mean: Tensor
+    """[V, 2, D]"""
+    scale: Tensor
+    """[V, 2, D]"""
+    weight: Tensor
+    """[D]"""
+    bias: Tensor
+    """[]"""
+    facts: Mapping[str, Any]
+    """The content of probe.json."""
+
+    @property
+    def layer(self) -> int:
+        """Index of the layer in the order of the hidden states."""
+        return int(self.facts["layer"])
+
+    def log_odds(self, states: Tensor) -> Tensor:
+        """Log-odds [N] that the positive answer is right, from states [V, N, 2, D] of the probe's wordings.
+
+        With ensembling over wordings they are averaged; otherwise the first wording alone is read (V may be 1).
+        """
+        count = states.shape[0]
+        normal = (states.float() - self.mean[:count, None]) / self.scale[:count, None]
+        # A sum row by row, unlike a matrix product, gives the same bits whatever rows are scored together.
+        odds = ((normal[:, :, 1] - normal[:, :, 0]) * self.weight).sum(-1) + self.bias  # [V, N]
+        return odds.mean(0)
+
+    @property
+    def wordings(self) -> list[str]:
+        """Wordings whose states `log_odds` reads."""
+        return list(self.facts["wordings"]) if self.facts["ensembling"] == "full" else [self.facts["wordings"][0]]
+
+
+def save(probe: Probe, folder: Path) -> None:
+    """Write both files."""
+    tensors = {
+        name: getattr(probe, name).detach().cpu().float().contiguous() for name in ("mean", "scale", "weight", "bias")
+    }
+    with atomic(folder / "probe.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": str(FORMAT)})
+    write_json(folder / "probe.json", {"format": FORMAT, **probe.facts})
+
+
+def load(folder: Path | str) -> Probe:
+    """Read a probe back.
+
+    Raises:
+        UserError: a file is missing or damaged, written by another format version, or the two do not fit together.
+    """
+    folder = Path(folder)
+    facts = read_json(folder / "probe.json")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else None
+        raise UserError(f"{folder / 'probe.json'}: format {found!r}, but this version reads format {FORMAT}")
+    if missing := [key for key in NEEDED if key not in facts]:
+        raise UserError(f"{folder / 'probe.json'}: {missing[0]!r} is missing")
+    path = folder / "probe.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in ("mean", "scale", "weight", "bias")}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable probe ({error})") from None
+    width = tensors["weight"].shape[-1] if tensors["weight"].dim() == 1 else 0
+    shape = (len(facts["wordings"]), 2, width)
+    if tensors["mean"].shape != shape or tensors["scale"].shape != shape or tensors["bias"].dim() != 0:
+        raise UserError(f"{path}: its shapes do not fit together, or not the wordings of probe.json")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError(f"{path}: holds values that are not finite")
+    return Probe(**tensors, facts=facts)
+
+
+def check_states(probe: Probe, folder: Path | str, metadata: Mapping[str, str], path: Path | str) -> None:
+    """Refuse states that the probe was not made for.
+
+    Raises:
+        UserError: states of another model, another token position or another way of counting layers.
+    """
+    facts = probe.facts
+    if facts["model"]["hash"] != metadata.get("model"):
+        raise UserError(f"{path}: states of another model than {folder} was fitted on ({facts['model']['name']})")
+    for key, name in (("layer_convention", "layers"), ("position", "position")):
+        if facts[key] != metadata.get(name):
+            raise UserError(f"{path}: {key.replace('_', ' ')} is {metadata.get(name)!r}, the probe's {facts[key]!r}")
+
+
+def sigmoid_rewards(log_odds: Tensor) -> Tensor:
+    """Rewards of the negative and of the positive answer [..., 2]: probabilities that each is right."""
+    return torch.stack([torch.sigmoid(-log_odds), torch.sigmoid(log_odds)], -1)

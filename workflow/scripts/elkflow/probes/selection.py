@@ -1,0 +1,26 @@
+"""Choosing layer and method on the selection part of train."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elkflow.common.metrics import auroc
+from elkflow.config.probe import ProbeSettings
+from elkflow.probes.fitting import Fitted, Parts, judged
+
+
+def selection_auroc(fitted: Fitted, parts: Parts, ensembling: str) -> NDArray:
+    """AUROC on the selection part of each layer [L]."""
+    rows = parts.selection
+    odds, labels, _ = judged(fitted.selection, parts.train.labels[rows], parts.train.groups[rows], ensembling)
+    return np.array([auroc(layer, labels) for layer in odds])
+
+
+def choose(fitted: dict[str, Fitted], parts: Parts, settings: ProbeSettings) -> tuple[str, dict[str, int]]:
+    """The method that becomes the reward, and each method's best layer (as an index into its layers).
+
+    Both by AUROC on the selection part; of equals the earlier layer, and the method listed first.
+    """
+    values = {method: selection_auroc(each, parts, settings.ensembling) for method, each in fitted.items()}
+    best = {method: int(np.argmax(aurocs)) for method, aurocs in values.items()}
+    ranked = max(fitted, key=lambda method: values[method][best[method]])
+    return (ranked if settings.reward == "best" else settings.reward), best

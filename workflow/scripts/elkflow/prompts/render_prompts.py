@@ -1,0 +1,254 @@
+"""Questions to prompts: templates rendered, wrapped for chat, checked against the model's tokenizer and context."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from elkflow.common.errors import UserError
+from elkflow.common.files import atomic, read_json, stream_table
+from elkflow.config.data import ChatSettings, RenderSettings
+from elkflow.models.load import kind
+from elkflow.models.tokens import encode_answer, encode_prompt
+from elkflow.prompts.templates import Template, load_template
+from elkflow.prompts.time_limit import TookTooLongError, time_limit
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("group", pa.string()),
+        ("prompt", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("label", pa.int64()),
+    ]
+)
+ABOUT = SCHEMA.append(pa.field("question_id", pa.string())).append(pa.field("answer_index", pa.int64()))
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+REFUSALS = (jinja2.TemplateError, TookTooLongError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+MARK = "\ue001"  # stands for the question while the chat template's markup around it is found
+
+
+@dataclass(frozen=True)
+class Question:
+    """A rendered question: its text, what may be answered, and the index of the right answer."""
+
+    text: str
+    answers: list[str]
+    label: int
+
+
+def render_prompts(
+    settings: RenderSettings,
+    chat: ChatSettings,
+    checkpoint: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: Mapping[str, Path],
+    folder: Path,
+) -> dict[str, Any]:
+    """Write `folder`/{split}.parquet for every split file; return what the manifest should say of them.
+
+    Columns are those of `SCHEMA`; wordings about an answer have those of `ABOUT`, one row a question and answer shown.
+    Files appear only after every row of every split is checked.
+
+    Raises:
+        UserError: a template that does not fit the rows, an answer of several tokens, a prompt longer than the context.
+    """
+    template = load_template(settings.wording.template)
+    inner = load_template(settings.wording.about) if settings.wording.about else None
+    wrap = wrapper(tokenizer, chat, chat.chat if settings.wording.chat is None else settings.wording.chat)
+    check = _Checks(tokenizer, checkpoint, settings)
+    schema = ABOUT if inner else SCHEMA
+    facts: dict[str, Any] = {"template": template.name, "context": check.context, "splits": {}}
+    with ExitStack() as files:
+        for name, path in splits.items():
+            temporary = files.enter_context(atomic(folder / f"{name}.parquet"))
+            writer = files.enter_context(pq.ParquetWriter(temporary, schema))
+            coin = random.Random(settings.seeds[name])
+            dropped, labels = 0, [0, 0]
+            for table in stream_table(path):
+                rows = list(_asked(table.to_pylist(), template, inner, settings, coin, path))
+                prompts = [wrap(question.text) for _, question in rows]
+                kept = check.fitting(prompts, rows, path)
+                dropped += len(rows) - len(kept)
+                columns: dict[str, list[Any]] = {field: [] for field in schema.names}
+                for index in kept:
+                    row, question = rows[index]
+                    answers = [check.lead(prompts[index]) + answer for answer in question.answers]
+                    check.answers(answers, row["id"], path)
+                    made = row | {"prompt": prompts[index], "answers": answers, "label": question.label}
+                    labels += [0] * (question.label + 1 - len(labels))
+                    labels[question.label] += 1
+                    for field in schema.names:
+                        columns[field].append(made[field])
+                writer.write_table(pa.table(columns, schema=schema))
+            if not sum(labels):
+                raise UserError(f"{path}: no prompt fits the model's context of {check.context} tokens")
+            facts["splits"][name] = {"rows": sum(labels), "labels": labels, "too_long": dropped}
+    return facts
+
+
+def _asked(
+    rows: Sequence[Mapping[str, Any]],
+    template: Template,
+    inner: Template | None,
+    settings: RenderSettings,
+    coin: random.Random,
+    path: Path,
+) -> Iterator[tuple[dict[str, Any], Question]]:
+    """The rows' ids and questions. With `inner`, `template` asks about the text of its question and an answer to it."""
+    for row in rows:
+        keys = {"id": row["id"], "group": row["group"]}
+        if inner is None:
+            yield keys, ask(template, row, settings.answers, f"{path}: {row['id']}")
+            continue
+        question = ask(inner, row, settings.answers, f"{path}: {row['id']}")
+        for index in shown(question, settings.wording.shown, coin):
+            answer = question.answers[index]
+            text = question.text + ("" if question.text[-1].isspace() else " ") + answer
+            seen = {"text": text, "question": question.text, "answer": answer, "label": int(index == question.label)}
+            name = f"{row['id']}#{index}"
+            judged = ask(template, seen, None, f"{path}: {name}")
+            yield {"id": name, "group": row["group"], "question_id": row["id"], "answer_index": index}, judged
+
+
+def shown(question: Question, which: str, coin: random.Random) -> list[int]:
+    """Indices of the answers shown: every one, or as in the thesis the right one by a coin, else a wrong one.
+
+    With two answers the coin is tossed once a row, which is what the published counts rest on.
+    """
+    if which == "every":
+        return list(range(len(question.answers)))
+    if coin.choice([True, False]):
+        return [question.label]
+    wrong = [index for index in range(len(question.answers)) if index != question.label]
+    return wrong if len(wrong) == 1 else [coin.choice(wrong)]
+
+
+def ask(template: Template, row: Mapping[str, Any], order: Sequence[str] | None, where: str) -> Question:
+    """Render the template for a row.
+
+    Args:
+        order: the order of answers that the config gives; None: the template's, which is that of the labels.
+
+    Raises:
+        UserError: the template needs a column that is not there, or its answers are not those of the config.
+    """
+    try:
+        text, right, choices = template.render(row)
+    except REFUSALS as error:
+        raise UserError(f"template {template.name!r}, {where}: {error}") from None
+    if not text:
+        raise UserError(f"template {template.name!r}, {where}: renders to nothing")
+    choices = choices or (list(order) if order else None)
+    if choices is None or len(choices) < 2:
+        raise UserError(f"template {template.name!r} has no answer choices; give the dataset's `answers`")
+    if order is not None and sorted(order) != sorted(choices):
+        raise UserError(f"template {template.name!r} answers {choices}, but the dataset's `answers` are {list(order)}")
+    answers = list(order) if order is not None else choices
+    if right is None:
+        if row["label"] >= len(choices):
+            raise UserError(f"template {template.name!r}, {where}: label {row['label']} has no answer in {choices}")
+        right = choices[row["label"]]
+    if right not in answers:
+        raise UserError(f"template {template.name!r}, {where}: the right answer {right!r} is not among {answers}")
+    # Two answers may read the same (PIQA has such rows): then the label says which is meant.
+    label = row.get("label")
+    same = isinstance(label, int) and label < len(answers) and answers[label] == right
+    return Question(text, answers, label if same else answers.index(right))  # type: ignore[arg-type]
+
+
+def wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bool) -> Callable[[str], str]:
+    """A function from a question to the full prompt, with the markup of the tokenizer's chat template if `chat`.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or one that refuses the system turn.
+    """
+    if not chat:
+        return lambda text: text
+
+    def whole(text: str) -> str:
+        turns = [{"role": "user", "content": text}]
+        if settings.system_prompt is not None:
+            turns.insert(0, {"role": "system", "content": settings.system_prompt})
+        try:
+            with time_limit():
+                return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        except REFUSALS as error:
+            raise UserError(f"models: the tokenizer's chat template refuses its turns ({error})") from None
+
+    if not tokenizer.chat_template:
+        raise UserError("models: `chat: true`, but the model's tokenizer has no chat template")
+    before, found, after = whole(MARK).partition(MARK)
+    # Rendering the template once and joining strings is fifty times as fast; some templates look into the content.
+    if found and whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
+        return lambda text: before + text + after
+    return whole
+
+
+def context_length(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Tokens that fit the model: the smaller of what its config and its tokenizer say; None if neither does."""
+    config = read_json(checkpoint / "config.json")
+    given = [config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)]
+    if tokenizer.model_max_length < 10**9:  # transformers says 10**30 where it does not know
+        given.append(tokenizer.model_max_length)
+    return min(given) if given else None
+
+
+class _Checks:
+    """What a model demands of prompts and answers."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, settings: RenderSettings) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.context = context_length(checkpoint, tokenizer)
+        self.opens_answer = kind(checkpoint) == "encoder-decoder"
+        self.special = tuple(tokenizer.all_special_tokens)
+        self.lengths: dict[str, int] = {}
+
+    def lead(self, prompt: str) -> str:
+        """The space between prompt and answer: none after white space or markup, or where another text begins."""
+        return "" if self.opens_answer or prompt[-1].isspace() or prompt.endswith(self.special) else " "
+
+    def answers(self, answers: Sequence[str], row: str, path: Path) -> None:
+        """Raise UserError where one token is wanted and an answer is not."""
+        for answer in answers if self.settings.one_token else ():
+            if answer not in self.lengths:
+                self.lengths[answer] = len(encode_answer(self.tokenizer, answer))
+            if self.lengths[answer] != 1:
+                raise UserError(
+                    f"answer {answer!r} ({path}: {row}) is {self.lengths[answer]} tokens of this model, and one is"
+                    " needed; choose other answers, or set the dataset's `one_token: false`"
+                )
+
+    def fitting(
+        self, prompts: Sequence[str], rows: Sequence[tuple[Mapping[str, Any], Question]], path: Path
+    ) -> list[int]:
+        """Indices of the prompts that fit the context together with their longest answer.
+
+        Raises:
+            UserError: one does not fit, and the settings do not say to drop it.
+        """
+        if self.context is None:
+            return list(range(len(prompts)))
+        kept = []
+        for index, prompt in enumerate(prompts):
+            longest = max(rows[index][1].answers, key=len)
+            # A token covers at least a byte, give or take normalisation: most prompts need no tokenising.
+            if 2 * (len(prompt.encode()) + len(longest.encode())) + 16 > self.context:
+                tokens = len(encode_prompt(self.tokenizer, prompt)) + len(encode_answer(self.tokenizer, longest))
+                if tokens > self.context:
+                    if self.settings.too_long == "drop":
+                        continue
+                    raise UserError(
+                        f"{path}: {rows[index][0]['id']}: prompt and answer are {tokens} tokens, more than the model's"
+                        f" {self.context}; shorten the template, or set the dataset's `too_long: drop`"
+                    )
+            kept.append(index)
+        return kept

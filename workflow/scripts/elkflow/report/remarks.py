@@ -1,0 +1,41 @@
+"""What a reader of the verdict must not miss, in a sentence each, and the short table for the terminal."""
+
+from typing import Any
+
+from elkflow.report import formatting, table_rows
+from elkflow.summary.diagnosis import OUTCOMES
+
+
+def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Remarks on one training: (text, whether it is good news).
+
+    Args:
+        training, own, probe: the training's row of the verdict, its evaluations, and the probe it was rewarded by.
+    """
+    found = []
+    whom = training["agreement"].get(training["wording"])
+    trained = next((row for row in own if row["kind"] == "training"), None)
+    if trained is not None:
+        text = f"{training['outcome'].capitalize()}: {OUTCOMES[training['outcome']]} ({table_rows.points(trained)})."
+        if whom is not None and whom["errors"]:
+            text += (
+                f" Of the {whom['errors']} questions (of {whom['n']}) that the probe gets wrong, the tuned model "
+                f"follows the probe in {whom['tuned_follows']:.0%}."
+            )
+        found.append((text, training["outcome"] == "honest"))
+    if training["ended"] != "finished":
+        told = f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}."
+        found.append((told, False))
+    if training["exploits_probe"] and whom is not None:
+        told = (
+            "Reward hacking: the reward rose during training, gold accuracy did not; the tuned model agrees with the "
+            f"probe in {whom['tuned_probe']:.0%} and with the truth in {whom['tuned_truth']:.0%} of answers."
+        )
+        found.append((told, False))
+    if not probe["admitted"]:
+        told = "The probe does not lead its baselines by the required margin; it was let through on request."
+        found.append((told, False))
+    for row in own:
+        if row["kind"] == "general" and formatting.judgement(row) == "worse":
+            found.append((f"Other abilities suffered: {row['task']} {table_rows.points(row)}.", False))
+    return found

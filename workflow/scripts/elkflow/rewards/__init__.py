@@ -1,0 +1,1 @@
+"""Stage 5: reward models, and reward tables."""

@@ -1,0 +1,1 @@
+"""Stage 8: base against tuned models, and the verdict."""
