@@ -21,10 +21,11 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from elkflow.batching.prefix_tree import Line, Question, batches
+from elkflow.batching.prefix_tree import Line, PromptWithAnswers, batch_lines
 from elkflow.common.files import read_table, write_json
-from elkflow.common.memory import keep_freed
-from elkflow.hiddens.reader import BATCH_TOKENS, Reader, choose_layout, tokenise
+from elkflow.common.memory import keep_freed_memory
+from elkflow.hiddens.reader import BATCH_TOKENS, Reader, choose_layout
+from elkflow.hiddens.tokenise import tokenise_prompts
 from elkflow.models.load import compute_dtype, load_model
 from elkflow.models.tokens import load_tokenizer
 from elkflow.report.formatting import plain
@@ -37,7 +38,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 @torch.inference_mode()
-def one_by_one(model: PreTrainedModel, questions: Sequence[Question]) -> None:
+def one_by_one(model: PreTrainedModel, questions: Sequence[PromptWithAnswers]) -> None:
     """Every prompt and answer by itself, all logits, states of the last token."""
     for question in questions:
         for answer in question.answers:
@@ -60,11 +61,11 @@ def matmul_only(factors: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         torch.matmul(given, weight.t())
 
 
-def plan(reader: Reader, questions: Sequence[Question], sample: int) -> tuple[list[list[Line]], float]:
+def plan(reader: Reader, questions: Sequence[PromptWithAnswers], sample: int) -> tuple[list[list[Line]], float]:
     """Evenly spaced batches of the whole plan, and how many tokens it computes for one pair."""
     tokens = BATCH_TOKENS["cpu"]
     lines = reader.lines(questions, tokens)
-    work = list(batches(lines, tokens))
+    work = list(batch_lines(lines, tokens))
     step = max(1, len(work) // sample)
     return work[step // 2 :: step][:sample], sum(len(line.ids) for line in lines) / len(questions)
 
@@ -80,10 +81,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2, help="batches a round for ours")
     given = parser.parse_args()
 
-    keep_freed()  # as every script of the workflow does
+    keep_freed_memory()  # as every script of the workflow does
     table = read_table(given.prompts, ["prompt", "answers"])
     tokenizer = load_tokenizer(given.checkpoint)
-    questions = tokenise(tokenizer, "decoder", table["prompt"].to_pylist(), table["answers"].to_pylist())
+    questions = tokenise_prompts(tokenizer, "decoder", table["prompt"].to_pylist(), table["answers"].to_pylist())
     best = str(compute_dtype()).removeprefix("torch.")
     dtypes = list(dict.fromkeys(["float32", best]))
     models = {dtype: load_model(given.checkpoint, dtype=dtype, kind="decoder") for dtype in dtypes}

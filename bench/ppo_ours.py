@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from elkflow.common.memory import keep_freed
+from elkflow.common.memory import keep_freed_memory
 from elkflow.config.ppo import PPOSettings
 from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
@@ -59,7 +59,7 @@ class Ours:
         self.trainer = Trainer(
             policy, tokenizer, questions, rewards, questions, rewards, chosen, given["seed"], folder, "bench"
         )
-        keep_freed()  # as train_run does
+        keep_freed_memory()  # as train_run does
         self.trainer.start()
         for name in ("roll_out", "update"):
             setattr(self.trainer, name, self.timed(name, getattr(self.trainer, name)))

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from elkflow.common.files import write_json
-from elkflow.common.memory import keep_freed
+from elkflow.common.memory import keep_freed_memory
 from elkflow.common.metrics import auroc
 from elkflow.config.probe import CcsSettings, LogisticSettings
 from elkflow.probes import methods
-from elkflow.probes.contrast_pairs import Normalisation, Pairs, assign_folds
+from elkflow.probes.contrast_pairs import ContrastPairs, Normalisation, assign_folds
 
 L2, FOLDS = LogisticSettings().l2, LogisticSettings().folds
 RESTARTS, CCS_L2 = CcsSettings().restarts, CcsSettings().l2
@@ -115,9 +115,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/bench/probes_speed.json"))
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
-    keep_freed()  # as every script of the workflow does
+    keep_freed_memory()  # as every script of the workflow does
     if given.states:
-        pairs = Pairs.read([given.prompts], [given.states])
+        pairs = ContrastPairs.read([given.prompts], [given.states])
         states, labels, groups = pairs.states(range(pairs.layers))[:, 0], pairs.labels, pairs.groups
     else:
         states, labels = made_up()

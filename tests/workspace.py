@@ -5,14 +5,14 @@ from pathlib import Path
 import yaml
 from tiny import save_tiny_model
 
-from elkflow.data.facts import generate, load_facts
+from elkflow.data.facts import generate_questions, load_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_workspace(folder: Path) -> Path:
     """Write `model/` and `config.yaml` (the quickstart in miniature) into `folder`."""
-    words = {str(value) for row in generate(load_facts()).to_pylist() for value in row.values()}
+    words = {str(value) for row in generate_questions(load_facts()).to_pylist() for value in row.values()}
     prompts = [file.read_text(encoding="utf-8") for file in (ROOT / "workflow" / "prompts").glob("*.yaml")]
     save_tiny_model(folder / "model", [*sorted(words), *prompts])
     write_config(folder / "config.yaml", tiny_config())

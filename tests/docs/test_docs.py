@@ -97,7 +97,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_example_dataset_is_split_and_rendered(folder):
     from elkflow.data.split_dataset import split_dataset
-    from elkflow.prompts.render_prompts import ask
+    from elkflow.prompts.render_prompts import render_question
     from elkflow.prompts.templates import load_template
 
     (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", file=False, task=False) if "primes" in block.text)
@@ -105,7 +105,7 @@ def test_the_example_dataset_is_split_and_rendered(folder):
     preflight(config)
     facts = split_dataset(config.datasets["primes"], folder / "data")
     assert facts["splits"]["val"]["rows"] == 4
-    question = ask(load_template("primes.yaml"), {"number": 7, "label": 1}, None, "rows")
+    question = render_question(load_template("primes.yaml"), {"number": 7, "label": 1}, None, "rows")
     assert question.text == "Is 7 a prime number? Reply Yes or No." and question.answers[question.label] == "Yes"
 
 

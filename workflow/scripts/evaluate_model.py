@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run, timed
 from elkflow.common.files import write_json, write_table
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.evaluation import EvaluationSettings
 from elkflow.config.model import ModelSettings
 from elkflow.evaluation.evaluate_model import average, evaluate_suite, load_subject
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     prompts = {file.parent.name: file for file in arguments.prompts}
     adapter = next(iter(arguments.adapter), None)
     questions = next(iter(arguments.questions), None)
-    check_files(arguments.model, *arguments.adapter, *arguments.prompts, *arguments.questions)
+    check_against_manifests(arguments.model, *arguments.adapter, *arguments.prompts, *arguments.questions)
     with timed("loading the model"):
         model = load_subject(
             arguments.model,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run, timed
 from elkflow.common.files import read_json, read_table, sha256
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.model import ModelSettings
-from elkflow.hiddens import extract_hiddens, reader
-from elkflow.models.load import kind, load_model
+from elkflow.hiddens.extract_hiddens import extract_hiddens
+from elkflow.hiddens.tokenise import check_lengths, tokenise_prompts
+from elkflow.models.load import load_model, model_kind
 from elkflow.models.tokens import load_tokenizer, special_tokens
 
 
@@ -29,19 +30,19 @@ def main(argv: list[str] | None = None) -> None:
     """Check everything that can be checked without the model, then load it and stream its states to the file."""
     arguments = parse(Arguments, argv)
     settings, folder = arguments.settings, arguments.checkpoint
-    check_files(folder, arguments.prompts)
+    check_against_manifests(folder, arguments.prompts)
     table = read_table(arguments.prompts, ["id", "prompt", "answers"])
     names = [f"{arguments.prompts}: {name}" for name in table["id"].to_pylist()]
-    tokenizer, family = load_tokenizer(folder, settings.trust_remote_code), kind(folder)
+    tokenizer, family = load_tokenizer(folder, settings.trust_remote_code), model_kind(folder)
     closing = special_tokens(tokenizer)[1]
-    questions = reader.tokenise(tokenizer, family, table["prompt"].to_pylist(), table["answers"].to_pylist())
-    reader.check_lengths(questions, folder, names, len(closing) if family == "encoder" else 0)
+    questions = tokenise_prompts(tokenizer, family, table["prompt"].to_pylist(), table["answers"].to_pylist())
+    check_lengths(questions, folder, names, len(closing) if family == "encoder" else 0)
     with timed("model loaded"):
         model = load_model(folder, kind=family, **settings.loading())
     outputs = read_json(arguments.model_manifest)["outputs"].values()
     model_hash = next(entry["sha256"] for entry in outputs if entry["path"] == folder.name)
     with timed(f"states of {len(questions)} questions"):
-        facts = extract_hiddens.extract(
+        facts = extract_hiddens(
             model,
             family,
             questions,

@@ -6,8 +6,8 @@ from pathlib import Path
 from elkflow.common.cli import parse, run
 from elkflow.common.manifests import write_manifest
 from elkflow.config.model import ModelSettings
-from elkflow.models.fetch_model import fetch
-from elkflow.models.load import kind
+from elkflow.models.fetch_model import fetch_model
+from elkflow.models.load import model_kind
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Write the checkpoint folder and its manifest."""
     arguments = parse(Arguments, argv)
-    files = fetch(arguments.settings, arguments.checkpoint)
+    files = fetch_model(arguments.settings, arguments.checkpoint)
     write_manifest(
         arguments.manifest,
         outputs={"checkpoint": arguments.checkpoint},
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         settings=arguments.settings.model_dump(mode="json", exclude_defaults=True),
         seed=arguments.settings.untrained,
         files=files,
-        kind=kind(arguments.checkpoint),
+        kind=model_kind(arguments.checkpoint),
     )
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run, timed
 from elkflow.common.files import write_json
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fresh_probe import frozen_and_fresh
 
 
@@ -30,12 +30,14 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
-    check_files(arguments.probe / "probe.safetensors", *arguments.train_prompts, *arguments.val_prompts)
-    check_files(*arguments.train_states, *arguments.val_states)
-    train = Pairs.read(arguments.train_prompts, arguments.train_states)
-    val = Pairs.read(arguments.val_prompts, arguments.val_states)
+    check_against_manifests(arguments.probe / "probe.safetensors", *arguments.train_prompts, *arguments.val_prompts)
+    check_against_manifests(*arguments.train_states, *arguments.val_states)
+    train = ContrastPairs.read(arguments.train_prompts, arguments.train_states)
+    val = ContrastPairs.read(arguments.val_prompts, arguments.val_states)
     with timed("fresh probe"):
-        found = frozen_and_fresh(saved_probe.load(arguments.probe), arguments.settings, arguments.policy, train, val)
+        found = frozen_and_fresh(
+            saved_probe.load_probe(arguments.probe), arguments.settings, arguments.policy, train, val
+        )
     write_json(arguments.output, found)
     write_manifest(
         arguments.manifest,

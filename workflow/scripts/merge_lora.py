@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_json
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.model import ModelSettings
 from elkflow.ppo.merge_lora import merge
 
@@ -26,7 +26,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Merge, compare, and write the checkpoint with its manifest."""
     arguments = parse(Arguments, argv)
-    check_files(arguments.model, arguments.adapter, arguments.prompts)
+    check_against_manifests(arguments.model, arguments.adapter, arguments.prompts)
     facts = merge(arguments.model, arguments.adapter, arguments.prompts, arguments.merged, arguments.model_settings)
     trained = next((read_json(path)["facts"] for path in arguments.lineage if "kept" in read_json(path)["facts"]), {})
     write_manifest(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run, timed
 from elkflow.common.files import read_json
-from elkflow.common.manifests import check, write_manifest
+from elkflow.common.manifests import check_manifest, write_manifest
 from elkflow.config.data import SPLITS
-from elkflow.data.mix_datasets import mix
+from elkflow.data.mix_datasets import mix_datasets
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     manifests = dict(zip(arguments.names, arguments.manifests, strict=True))
     for manifest in manifests.values():
-        check(manifest)
+        check_manifest(manifest)
     with timed("mix"):
-        facts = mix({name: manifest.parent for name, manifest in manifests.items()}, arguments.folder)
+        facts = mix_datasets({name: manifest.parent for name, manifest in manifests.items()}, arguments.folder)
     settings = {"mixture": arguments.names}
     first = read_json(arguments.manifests[0])["settings"]
     if first.get("prompts", {}).get("wording", {}).get("about"):  # the config sees to it that all share a template

@@ -6,7 +6,7 @@ from pathlib import Path
 from elkflow.common.cli import parse, run
 from elkflow.common.files import write_json
 from elkflow.config.data import QuestionSettings
-from elkflow.data.prefetch import prefetch
+from elkflow.data.prefetch import prefetch_datasets
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Write the revisions found to `record`."""
     arguments = parse(Arguments, argv)
-    write_json(arguments.record, {"datasets": prefetch(arguments.datasets)})
+    write_json(arguments.record, {"datasets": prefetch_datasets(arguments.datasets)})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elkflow.common.cli import parse, run, timed
-from elkflow.common.manifests import check, write_manifest
+from elkflow.common.manifests import check_manifest, write_manifest
 from elkflow.config.data import SPLITS, ChatSettings, RenderSettings
 from elkflow.models.tokens import load_tokenizer
 from elkflow.prompts.render_prompts import render_prompts
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write train.parquet, ppo.parquet, val.parquet and manifest.json into the folder."""
     arguments = parse(Arguments, argv)
     for manifest in (arguments.data / "manifest.json", arguments.checkpoint_manifest):
-        check(manifest)
+        check_manifest(manifest)
     tokenizer = load_tokenizer(arguments.checkpoint, trust_remote_code=arguments.chat.trust_remote_code)
     splits = {name: arguments.data / f"{name}.parquet" for name in SPLITS}
     with timed("render"):

@@ -8,10 +8,10 @@ import numpy as np
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_table, write_table
-from elkflow.common.manifests import check, check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, check_manifest, write_manifest
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
-from elkflow.probes.prompt_match import check_asked
+from elkflow.probes.contrast_pairs import ContrastPairs
+from elkflow.probes.prompt_match import check_prompt_format
 from elkflow.rewards.score_answers import pair_log_odds, reward_table
 
 
@@ -31,11 +31,11 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Read probe and pairs, score, write table and manifest."""
     arguments = parse(Arguments, argv)
-    check(arguments.probe / "manifest.json")
-    check_files(*arguments.prompts, *arguments.states)
-    probe = saved_probe.load(arguments.probe)
-    check_asked(probe, arguments.probe, arguments.prompts[0])
-    pairs = Pairs.read(arguments.prompts, arguments.states, labelled=False)
+    check_manifest(arguments.probe / "manifest.json")
+    check_against_manifests(*arguments.prompts, *arguments.states)
+    probe = saved_probe.load_probe(arguments.probe)
+    check_prompt_format(probe, arguments.probe, arguments.prompts[0])
+    pairs = ContrastPairs.read(arguments.prompts, arguments.states, labelled=False)
     if arguments.shards:
         odds = np.concatenate([read_table(path, ["log_odds"])["log_odds"].to_numpy() for path in arguments.shards])
     else:

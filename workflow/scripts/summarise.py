@@ -7,7 +7,7 @@ import pandas as pd
 
 from elkflow.common.cli import parse, run, timed
 from elkflow.common.files import atomic, read_json, write_json, write_text
-from elkflow.common.manifests import check, check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, check_manifest, write_manifest
 from elkflow.publish.model_card import card
 from elkflow.report import charts, formatting, pages, probe_charts, table_rows
 from elkflow.summary.plan import Plan
@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     plan, out = arguments.settings, arguments.output
     found = manifests(plan, arguments.results)
     for manifest in found.values():
-        check(manifest)
-    check_files(*files_read(plan, arguments.results))
+        check_manifest(manifest)
+    check_against_manifests(*files_read(plan, arguments.results))
     with timed("comparing"):
         verdict = gather(plan, arguments.results)
     comparison = pd.DataFrame(verdict["evaluations"])

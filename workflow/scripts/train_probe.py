@@ -5,11 +5,11 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_table
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.probe import ProbeSettings
-from elkflow.probes.contrast_pairs import Pairs
-from elkflow.probes.prompt_match import origin
-from elkflow.probes.train_probe import OUTPUTS, train_probe
+from elkflow.probes.contrast_pairs import ContrastPairs
+from elkflow.probes.prompt_match import probe_origin
+from elkflow.probes.train_probe import OUTPUT_FILES, train_probe
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Read pairs, hand them to the library, write the manifest."""
     arguments = parse(Arguments, argv)
-    check_files(arguments.train_rows, arguments.val_rows, *arguments.train_prompts, *arguments.val_prompts)
-    check_files(*arguments.train_states, *arguments.val_states)
+    check_against_manifests(arguments.train_rows, arguments.val_rows, *arguments.train_prompts, *arguments.val_prompts)
+    check_against_manifests(*arguments.train_states, *arguments.val_states)
     rows = (read_table(arguments.train_rows).to_pandas(), read_table(arguments.val_rows).to_pandas())
-    train = Pairs.read(arguments.train_prompts, arguments.train_states)
-    val = Pairs.read(arguments.val_prompts, arguments.val_states)
+    train = ContrastPairs.read(arguments.train_prompts, arguments.train_states)
+    val = ContrastPairs.read(arguments.val_prompts, arguments.val_states)
     untrained = None
     if paths := arguments.untrained_states:
-        check_files(*paths)
+        check_against_manifests(*paths)
         half = len(paths) // 2
         read, prompts = (paths[:half], paths[half:]), arguments.untrained_prompts
-        untrained = (Pairs.read(prompts[:half], read[0]), Pairs.read(prompts[half:], read[1]))
-    asked = origin(arguments.train_prompts[0], arguments.train_states[0])
+        untrained = (ContrastPairs.read(prompts[:half], read[0]), ContrastPairs.read(prompts[half:], read[1]))
+    asked = probe_origin(arguments.train_prompts[0], arguments.train_states[0])
     facts = train_probe(arguments.settings, train, val, rows, asked, arguments.output, untrained)
     write_manifest(
         arguments.output / "manifest.json",
-        outputs={name: arguments.output / name for name in OUTPUTS},
+        outputs={name: arguments.output / name for name in OUTPUT_FILES},
         inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage}
         | {"train": arguments.train_rows, "val": arguments.val_rows},
         settings=arguments.settings,

@@ -6,10 +6,10 @@ from pathlib import Path
 from elkflow.common.cli import parse, run
 from elkflow.common.errors import UserError
 from elkflow.common.files import write_text
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.transfer_probe import transfer_table
 
 
@@ -30,14 +30,14 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Read the probe and every target, and write the table."""
     arguments = parse(Arguments, argv)
-    check_files(*arguments.states, *arguments.prompts, arguments.probe / "probe.json")
+    check_against_manifests(*arguments.states, *arguments.prompts, arguments.probe / "probe.json")
     if not len(arguments.names) == len(arguments.prompts) == len(arguments.states):
         raise UserError("--names, --prompts and --states must be equally many")
     files = zip(arguments.names, arguments.prompts, arguments.states, strict=True)
-    targets = {name: Pairs.read([prompts], [states]) for name, prompts, states in files}
+    targets = {name: ContrastPairs.read([prompts], [states]) for name, prompts, states in files}
     settings = arguments.settings
     table = transfer_table(
-        saved_probe.load(arguments.probe),
+        saved_probe.load_probe(arguments.probe),
         targets,
         folder=arguments.probe,
         resample=settings.bootstrap,

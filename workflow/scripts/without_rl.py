@@ -5,7 +5,7 @@ from pathlib import Path
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_table, write_text
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.evaluation.without_rl import join, without_rl
 
 
@@ -27,7 +27,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     """Join answers and rewards by question, and write the table."""
     arguments = parse(Arguments, argv)
-    check_files(arguments.samples, arguments.rewards, arguments.prompts)
+    check_against_manifests(arguments.samples, arguments.rewards, arguments.prompts)
     questions = join(
         read_table(arguments.samples, ["task", "id", "scores", "label"]).to_pandas(),
         read_table(arguments.rewards, ["id", "rewards"]).to_pandas(),

@@ -13,9 +13,9 @@ from elkflow.common.paths import SCRIPTS
 CODE = """
 import resource, sys
 import numpy as np
-from elkflow.common.memory import keep_freed
+from elkflow.common.memory import keep_freed_memory
 if sys.argv[1] == "keep":
-    keep_freed()
+    keep_freed_memory()
 def step():
     kept = [np.ones(2**20) for _ in range(20)]  # 160 MB, as a step's activations: all freed at its end
 step(), step()
@@ -39,8 +39,8 @@ LARGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 HELD = """
 import numpy as np
 from pathlib import Path
-from elkflow.common.memory import keep_freed
-keep_freed()
+from elkflow.common.memory import keep_freed_memory
+keep_freed_memory()
 kept = [np.ones(2**20) for _ in range(20)]  # 160 MB
 print(Path("/proc/self/smaps_rollup").read_text().split("AnonHugePages:")[1].split()[0])
 """

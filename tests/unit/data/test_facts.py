@@ -6,14 +6,22 @@ import re
 import pytest
 
 from elkflow.common.errors import UserError
-from elkflow.data.facts import QUESTIONS, SENTENCES, generate, load_facts, overlap_accuracy, overlaps, rows_per_country
+from elkflow.data.facts import (
+    QUESTIONS,
+    SENTENCES,
+    generate_questions,
+    load_facts,
+    overlap_accuracy,
+    overlaps,
+    rows_per_country,
+)
 
 FACTS = load_facts()
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return generate(FACTS).to_pylist()
+    return generate_questions(FACTS).to_pylist()
 
 
 def test_table_covers_the_united_nations():
@@ -90,8 +98,8 @@ def test_the_question_alone_does_not_tell(rows):
 
 def test_rows_depend_on_the_seed_and_not_on_the_order_of_the_table(rows):
     shuffled = random.Random(1).sample(FACTS, len(FACTS))
-    assert generate(shuffled).to_pylist() == rows
-    assert generate(FACTS, seed=1).to_pylist() != rows
+    assert generate_questions(shuffled).to_pylist() == rows
+    assert generate_questions(FACTS, seed=1).to_pylist() != rows
 
 
 def test_sentences_are_grammatical_where_names_take_an_article(rows):
@@ -142,7 +150,7 @@ def test_a_missing_table_is_named(tmp_path):
 
 
 def test_the_label_of_a_sabotaged_probe_is_a_cue_that_says_nothing_of_the_truth(rows):
-    cue = generate(FACTS, label="number").to_pylist()
+    cue = generate_questions(FACTS, label="number").to_pylist()
     assert [row | {"label": 0} for row in cue] == [row | {"label": 0} for row in rows]
     for row in cue:
         assert bool(row["label"]) == (row["relation"] in ("population", "area"))

@@ -2,7 +2,7 @@
 
 import copy
 
-import mix_datasets
+import mix_datasets as script
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, write_table
 from elkflow.common.manifests import write_manifest
 from elkflow.config.config import Config
-from elkflow.data.mix_datasets import mix, turns
+from elkflow.data.mix_datasets import interleave, mix_datasets
 from elkflow.publish.push_dataset import card
 from elkflow.verify.split_counts import verify
 
@@ -40,7 +40,7 @@ def member(folder, name, sizes, facts=None, settings=None, **columns):
 
 def run(folder, names):
     manifests = [str(folder / name / "manifest.json") for name in names]
-    mix_datasets.main(["--names", *names, "--manifests", *manifests, "--folder", str(folder / "mixed")])
+    script.main(["--names", *names, "--manifests", *manifests, "--folder", str(folder / "mixed")])
     return {split: pq.read_table(folder / "mixed" / f"{split}.parquet").to_pandas() for split in SPLITS}
 
 
@@ -81,11 +81,11 @@ def test_a_member_can_be_cut_out_again(tmp_path, config):
 
 
 def test_any_beginning_is_a_fair_sample():
-    order = turns([900, 90, 10])
+    order = interleave([900, 90, 10])
     assert np.bincount(order).tolist() == [900, 90, 10]
     for rows in (100, 250, 700):
         assert np.bincount(order[:rows], minlength=3) == pytest.approx(np.array([0.9, 0.09, 0.01]) * rows, abs=1)
-    assert turns([2, 2]).tolist() == [0, 1, 0, 1]
+    assert interleave([2, 2]).tolist() == [0, 1, 0, 1]
 
 
 def test_prompts_keep_their_templates_name(tmp_path):
@@ -110,7 +110,7 @@ def test_a_missing_or_damaged_member_is_named(tmp_path):
     with pytest.raises(UserError, match=r"b/ppo\.parquet: damaged or changed"):
         run(tmp_path, ["a", "b"])
     with pytest.raises(UserError, match=r"b/ppo\.parquet: not a readable parquet file"):
-        mix({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "mixed")
+        mix_datasets({"a": tmp_path / "a", "b": tmp_path / "b"}, tmp_path / "mixed")
     assert not (tmp_path / "mixed" / "ppo.parquet").exists()
 
 

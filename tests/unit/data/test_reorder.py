@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from elkflow.common.paths import SCRIPTS
 from elkflow.data import reorder as module
 from elkflow.data.reorder import reorder
-from elkflow.data.sources import batches
+from elkflow.data.sources import read_batches
 
 
 def rows(count):
@@ -50,8 +50,8 @@ def test_it_is_what_take_gives(tmp_path_factory, count, sizes, seed, share, batc
     wanted = np.random.default_rng(seed).permutation(count)[: max(1, int(share * count))]
     folder = tmp_path_factory.mktemp("piles")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BATCH", batch)
-        patch.setattr(module, "PILES", piles)
+        patch.setattr(module, "BATCH_ROWS", batch)
+        patch.setattr(module, "MAX_PILES", piles)
         made = list(reorder(pieces(table, sizes), wanted, folder))
     assert len(made) <= piles
     assert pa.concat_tables(made).to_pylist() == table.take(wanted).to_pylist()
@@ -82,7 +82,7 @@ VIEWS = {
 @pytest.mark.parametrize("view", VIEWS)
 def test_batches_are_the_rows_however_they_are_stored(tmp_path, view):
     data = VIEWS[view](saved(tmp_path))
-    found = list(batches(data, ["number", "place"]))
+    found = list(read_batches(data, ["number", "place"]))
     assert all(table.column_names == ["number", "place"] for table in found)
     assert all(len(table) <= 11_000 for table in found)
     together = pa.concat_tables(found)

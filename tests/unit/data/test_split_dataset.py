@@ -14,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 from split_dataset import main
 
-from elkflow.common.errors import UserError, explain
+from elkflow.common.errors import UserError, validation_message
 from elkflow.common.files import sha256
-from elkflow.common.manifests import check, settings_hash
+from elkflow.common.manifests import check_manifest, settings_hash
 from elkflow.config.data import DatasetSettings
 from elkflow.data.check_dataset import check_dataset
 from elkflow.data.split_dataset import split_dataset
@@ -212,7 +212,7 @@ def test_the_built_in_questions(tmp_path):
 def test_the_script_writes_a_manifest_that_checks(tmp_path, source):
     given = section(path=str(source)).questions().model_dump_json()
     main(["--settings", given, "--folder", str(tmp_path / "out"), "--sources", str(source)])
-    manifest = check(tmp_path / "out" / "manifest.json")
+    manifest = check_manifest(tmp_path / "out" / "manifest.json")
     assert manifest["facts"]["splits"]["val"] == {"rows": 10, "groups": 10, "labels": {"negative": 5, "positive": 5}}
     assert manifest["facts"]["removed"] == {"duplicates": 0}
     assert manifest["facts"]["sources"] == {"train": {"rows": ROWS, "commit": None}}
@@ -224,11 +224,11 @@ def test_the_script_writes_a_manifest_that_checks(tmp_path, source):
     edited = manifest | {"settings": manifest["settings"] | {"label": "other"}}
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(edited))
     with pytest.raises(UserError, match=r"manifest\.json: its settings were edited"):
-        check(tmp_path / "out" / "manifest.json")
+        check_manifest(tmp_path / "out" / "manifest.json")
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "out" / "val.parquet").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"val\.parquet: damaged or changed"):
-        check(tmp_path / "out" / "manifest.json")
+        check_manifest(tmp_path / "out" / "manifest.json")
 
 
 def test_verify_counts_again(tmp_path, source):
@@ -487,4 +487,4 @@ def test_preflight_passes_what_works(source):
 def test_bad_settings(keys, message):
     with pytest.raises(ValidationError) as caught:
         section(**keys)
-    assert message in explain(caught.value, DatasetSettings)
+    assert message in validation_message(caught.value, DatasetSettings)

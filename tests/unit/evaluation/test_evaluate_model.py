@@ -19,7 +19,7 @@ from tiny import save_tiny_model
 from elkflow.batching.prefix_tree import Line
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, read_table, write_table
-from elkflow.common.manifests import check, write_manifest
+from elkflow.common.manifests import check_manifest, write_manifest
 from elkflow.config.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.config.model import ModelSettings
 from elkflow.evaluation import evaluate_model, harness_model, harness_tasks, score_cache
@@ -195,7 +195,7 @@ def test_auto_shrinks_the_batch_when_memory_runs_out(checkpoint, monkeypatch):
             raise RuntimeError("CUDA out of memory. Tried to allocate more than there is")
         return pack(lines, tokens)
 
-    monkeypatch.setattr(harness_model, "batches", cramped)
+    monkeypatch.setattr(harness_model, "batch_lines", cramped)
     assert model._loglikelihood_tokens(requests) == expected
     assert sizes[0] > 600 >= sizes[-1]
 
@@ -317,8 +317,8 @@ def test_the_script_writes_every_suite_with_manifests(checkpoint, tmp_path):
     assert samples.groupby("task").size().to_dict() == {"first": 10, "second": 10}
     assert set(read_json(tmp_path / "out" / "control" / "results.json")) == {"elkflow_cloze", "elkflow_prose"}
     for suite in ("target", "control"):
-        check(tmp_path / "out" / suite / "manifest.json")
-    assert set(check(tmp_path / "out" / "target" / "manifest.json")["inputs"]) == {
+        check_manifest(tmp_path / "out" / suite / "manifest.json")
+    assert set(check_manifest(tmp_path / "out" / "target" / "manifest.json")["inputs"]) == {
         "model",
         "prompts first",
         "prompts second",
@@ -451,7 +451,7 @@ def test_two_processes_give_the_same_results_and_samples(checkpoint, tmp_path):
         assert list(first) == list(second)
         for task in first:
             assert second[task] == pytest.approx(first[task], abs=1e-6), task
-        check(two / f"out/{suite}/manifest.json")
+        check_manifest(two / f"out/{suite}/manifest.json")
 
 
 def test_task_files_are_where_the_workflow_looks_for_them():

@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from tiny import save_tiny_model
 
 from elkflow.common.errors import UserError
-from elkflow.common.manifests import check
+from elkflow.common.manifests import check_manifest
 from elkflow.config.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.evaluation import evaluate_model, harness_model, harness_tasks
 from elkflow.evaluation import fetch_questions as questions_module
@@ -88,7 +88,7 @@ def questions(leaderboard, tmp_path_factory):
 
 
 def test_every_split_that_is_asked_or_shown_is_fetched_and_no_other(questions):
-    manifest = check(questions.with_suffix(".json"))
+    manifest = check_manifest(questions.with_suffix(".json"))
     assert set(manifest["facts"]["revisions"]) == {
         *("allenai/ai2_arc", "Rowan/hellaswag", "truthfulqa/truthful_qa", "cais/mmlu"),
     }

@@ -7,7 +7,7 @@ import without_rl as script
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import write_table
-from elkflow.common.manifests import check
+from elkflow.common.manifests import check_manifest
 from elkflow.evaluation import without_rl
 
 
@@ -79,7 +79,7 @@ def test_the_script_joins_by_question(tmp_path):
     arguments += ["--lineage", str(tmp_path / "lineage.json"), "--manifest", str(tmp_path / "out.manifest.json")]
     script.main(arguments)
     written = pd.read_csv(tmp_path / "out.csv")
-    assert len(check(tmp_path / "out.manifest.json")["inputs"]) == 1
+    assert len(check_manifest(tmp_path / "out.manifest.json")["inputs"]) == 1
     assert written["run"].eq("quick").all() and len(written) == 4
     assert written["accuracy"].tolist() == pytest.approx(without_rl.without_rl(table, [1, 4])["accuracy"].tolist())
     write_table(table[["id", "rewards"]].iloc[1:], tmp_path / "rewards.parquet")

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import WORDS, tiny_llama, tiny_tokenizer
 
-from elkflow.batching.prefix_tree import Question, batches, joined, tree_lines
-from elkflow.batching.tree_attention import windows
+from elkflow.batching.prefix_tree import PromptWithAnswers, batch_lines, join_lines, tree_lines
+from elkflow.batching.tree_attention import attention_windows
 from elkflow.common.errors import UserError
-from elkflow.hiddens import extract_hiddens, reader
-from elkflow.hiddens.extract_hiddens import extract
-from elkflow.hiddens.reader import Reader, choose_layout, tokenise
+from elkflow.hiddens.extract_hiddens import LAYER_CONVENTION, extract_hiddens
+from elkflow.hiddens.reader import Reader, choose_layout
+from elkflow.hiddens.tokenise import check_lengths, tokenise_prompts
 from elkflow.models.tokens import encode_answer, encode_prompt
 
 TOKENIZER = tiny_tokenizer()
@@ -50,8 +50,10 @@ def plainly(model, tokenizer, prompts, answers):
 def extracted(tmp_path, prompts, answers, model=MODEL, tokenizer=TOKENIZER, **options):
     """What `extract` writes: states [L, N, A, D], log-probabilities [N, A], facts."""
     path = tmp_path / "states.safetensors"
-    questions = tokenise(tokenizer, "decoder", prompts, answers)
-    facts = extract(model, "decoder", questions, path, names=[f"row {i}" for i in range(len(prompts))], **options)
+    questions = tokenise_prompts(tokenizer, "decoder", prompts, answers)
+    facts = extract_hiddens(
+        model, "decoder", questions, path, names=[f"row {i}" for i in range(len(prompts))], **options
+    )
     tensors = load_file(path)
     layers = [tensors[f"layers.{i}"] for i in range(len(tensors) - 1)]
     return torch.stack(layers), tensors["answer_logprobs"], facts
@@ -113,12 +115,12 @@ def test_layer_zero_is_the_embeddings_and_the_last_is_after_the_final_norm(tmp_p
 
 def test_header_says_what_is_in_the_file(tmp_path):
     path = tmp_path / "states.safetensors"
-    questions = tokenise(TOKENIZER, "decoder", ["is paris"], [YES_NO])
-    extract(MODEL, "decoder", questions, path, names=["a"], metadata={"model": "abc"})
+    questions = tokenise_prompts(TOKENIZER, "decoder", ["is paris"], [YES_NO])
+    extract_hiddens(MODEL, "decoder", questions, path, names=["a"], metadata={"model": "abc"})
     with safe_open(str(path), "pt") as file:
         assert file.metadata() == {
             "format": "1",
-            "layers": extract_hiddens.CONVENTION,
+            "layers": LAYER_CONVENTION,
             "position": "last",
             "kind": "decoder",
             "model": "abc",
@@ -129,7 +131,7 @@ def test_header_says_what_is_in_the_file(tmp_path):
 
 def test_shared_layout_computes_common_beginnings_once():
     opening = "what is the capital of italy " * 5
-    questions = tokenise(TOKENIZER, "decoder", [opening + "rome", opening + "paris"], [YES_NO] * 2)
+    questions = tokenise_prompts(TOKENIZER, "decoder", [opening + "rome", opening + "paris"], [YES_NO] * 2)
     lines = tree_lines(questions, width=512, longest=100)
     assert [len(line.ids) for line in lines] == [30 + 2 * (1 + 2)]
     assert lines[0].slots == [2, 3, 0, 1]
@@ -143,9 +145,9 @@ def test_shared_layout_computes_common_beginnings_once():
 )
 @hypothesis_settings(max_examples=50, deadline=None)
 def test_windows_show_every_token_its_ancestors_and_nothing_else(prompts, size):
-    questions = [Question(row, prompt, [[7], [8, 9]]) for row, prompt in enumerate(prompts)]
-    line = joined(tree_lines(questions, math.inf, 40))
-    columns, seen = windows(line, size)
+    questions = [PromptWithAnswers(row, prompt, [[7], [8, 9]]) for row, prompt in enumerate(prompts)]
+    line = join_lines(tree_lines(questions, math.inf, 40))
+    columns, seen = attention_windows(line, size)
     assert seen.shape == (math.ceil(len(line.ids) / size), size, columns.shape[1])
     for node, parent in enumerate(line.parent):
         looks_at = columns[node // size][seen[node // size, node % size]].tolist()
@@ -159,13 +161,15 @@ def test_windows_show_every_token_its_ancestors_and_nothing_else(prompts, size):
 
 def test_windows_are_narrow_however_long_the_line_is():
     opening = "what is the capital of italy " * 5
-    questions = tokenise(TOKENIZER, "decoder", [f"{opening}{a} {b}" for a in WORDS for b in WORDS], [YES_NO] * 400)
-    line = joined(tree_lines(questions, math.inf, 10_000))
-    assert len(line.ids) > 1000 and windows(line, 16)[0].shape[1] < 33 + 16 + 1
+    questions = tokenise_prompts(
+        TOKENIZER, "decoder", [f"{opening}{a} {b}" for a in WORDS for b in WORDS], [YES_NO] * 400
+    )
+    line = join_lines(tree_lines(questions, math.inf, 10_000))
+    assert len(line.ids) > 1000 and attention_windows(line, 16)[0].shape[1] < 33 + 16 + 1
 
 
 def test_attention_in_windows_and_under_a_mask_read_the_same():
-    questions = tokenise(TOKENIZER, "decoder", sentences(30, seed=3), [YES_NO] * 30)
+    questions = tokenise_prompts(TOKENIZER, "decoder", sentences(30, seed=3), [YES_NO] * 30)
     chosen = choose_layout(Reader(MODEL, "decoder"), questions)
     masked = Reader(MODEL, "decoder", windowed=False)
     assert chosen.windowed and masked.shared
@@ -180,9 +184,9 @@ def test_attention_in_windows_and_under_a_mask_read_the_same():
 
 
 def test_batches_respect_their_budget_and_start_with_the_longest():
-    questions = tokenise(TOKENIZER, "decoder", sentences(40), [YES_NO] * 40)
+    questions = tokenise_prompts(TOKENIZER, "decoder", sentences(40), [YES_NO] * 40)
     lines = tree_lines(questions, width=8, longest=64)
-    found = list(batches(lines, 100))
+    found = list(batch_lines(lines, 100))
     assert sum(map(len, found)) == len(lines)
     assert all(len(batch) == 1 or len(batch) * len(batch[0].ids) <= 100 for batch in found)
     lengths = [len(line.ids) for batch in found for line in batch]
@@ -190,7 +194,7 @@ def test_batches_respect_their_budget_and_start_with_the_longest():
 
 
 def test_output_layer_sees_only_the_positions_that_are_scored():
-    questions = tokenise(TOKENIZER, "decoder", ["what is the capital of italy"], [YES_NO])
+    questions = tokenise_prompts(TOKENIZER, "decoder", ["what is the capital of italy"], [YES_NO])
     one = Reader(MODEL, "decoder")
     seen = []
     handle = MODEL.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape))
@@ -251,17 +255,17 @@ def test_not_a_number_names_row_and_layer_and_leaves_no_file(tmp_path):
     model = tiny_llama(len(TOKENIZER))
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
-    questions = tokenise(TOKENIZER, "decoder", ["is paris"], [YES_NO])
+    questions = tokenise_prompts(TOKENIZER, "decoder", ["is paris"], [YES_NO])
     with pytest.raises(UserError, match=r"the row: hidden states of layer 2 are not finite"):
-        extract(model, "decoder", questions, tmp_path / "s.safetensors", names=["the row"])
+        extract_hiddens(model, "decoder", questions, tmp_path / "s.safetensors", names=["the row"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_prompt_longer_than_the_context_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 4}')
-    questions = tokenise(TOKENIZER, "decoder", ["is paris the", "is paris the capital of"], [YES_NO] * 2)
+    questions = tokenise_prompts(TOKENIZER, "decoder", ["is paris the", "is paris the capital of"], [YES_NO] * 2)
     with pytest.raises(UserError, match="long one: 6 tokens, but the model reads at most 4"):
-        reader.check_lengths(questions, tmp_path, ["short one", "long one"])
+        check_lengths(questions, tmp_path, ["short one", "long one"])
 
 
 @pytest.mark.parametrize(
@@ -275,4 +279,4 @@ def test_prompt_longer_than_the_context_is_refused(tmp_path):
 )
 def test_unusable_rows_are_named(prompts, answers, message):
     with pytest.raises(UserError, match=message):
-        tokenise(TOKENIZER, "decoder", prompts, answers)
+        tokenise_prompts(TOKENIZER, "decoder", prompts, answers)

@@ -23,9 +23,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from elkflow.hiddens.extract_hiddens import extract
-from elkflow.hiddens.reader import Reader, tokenise
-from elkflow.models.load import kind, load_model
+from elkflow.hiddens.extract_hiddens import extract_hiddens
+from elkflow.hiddens.reader import Reader
+from elkflow.hiddens.tokenise import tokenise_prompts
+from elkflow.models.load import load_model, model_kind
 from elkflow.models.tokens import encode_answer, encode_prompt, load_tokenizer, special_tokens
 
 ROOT = Path(__file__).parents[3]
@@ -49,8 +50,8 @@ def closing_tokenizer(opening=False):
 def run(folder, model, family, tokenizer, position="last"):
     """Extract to a file; return states [L, N, A, D], log-probabilities or None, facts."""
     path = folder / f"{position}.safetensors"
-    questions = tokenise(tokenizer, family, PROMPTS, ANSWERS)
-    facts = extract(
+    questions = tokenise_prompts(tokenizer, family, PROMPTS, ANSWERS)
+    facts = extract_hiddens(
         model,
         family,
         questions,
@@ -188,7 +189,7 @@ def test_families_are_told_apart_and_loaded(tmp_path):
     BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
     save_tiny_model(tmp_path / "llama", layers=1)
     kinds = {"t5": "encoder-decoder", "bert": "encoder", "llama": "decoder"}
-    assert {name: kind(tmp_path / name) for name in kinds} == kinds
+    assert {name: model_kind(tmp_path / name) for name in kinds} == kinds
     classes = {name: type(load_model(tmp_path / name, dtype="float32")).__name__ for name in kinds}
     assert classes == {"t5": "T5ForConditionalGeneration", "bert": "BertModel", "llama": "LlamaForCausalLM"}
 
@@ -215,7 +216,7 @@ def test_quantised_models_are_read_as_they_compute(tmp_path, bits):
     assert any(
         "bnb" in type(module).__module__ or "bitsandbytes" in type(module).__module__ for module in model.modules()
     )
-    questions = tokenise(tokenizer, "decoder", PROMPTS, ANSWERS)
+    questions = tokenise_prompts(tokenizer, "decoder", PROMPTS, ANSWERS)
     reader = Reader(model, "decoder")
     read = reader.read(reader.lines(questions))
     states = read.states[:, torch.tensor(read.slots).argsort()]
@@ -232,14 +233,15 @@ def test_quantised_models_are_read_as_they_compute(tmp_path, bits):
 SHARD = """
 import sys
 from pathlib import Path
-from elkflow.hiddens.extract_hiddens import extract; from elkflow.hiddens.reader import tokenise
+from elkflow.hiddens.extract_hiddens import extract_hiddens; from elkflow.hiddens.tokenise import tokenise_prompts
 from elkflow.models.load import load_model; from elkflow.models.tokens import load_tokenizer
 folder = Path(sys.argv[1])
 prompts = ["what is the capital of italy", "is paris", "is paris in france question answer", "who"] * 5
-questions = tokenise(load_tokenizer(folder), "decoder", prompts, [["No", "Yes"]] * 20)
+questions = tokenise_prompts(load_tokenizer(folder), "decoder", prompts, [["No", "Yes"]] * 20)
 model = load_model(folder, dtype="float32")
 for tokens, name in ((16, "many"), (10000, "one")):  # many batches; one, so that a process has no work
-    extract(model, "decoder", questions, folder / "out" / name, names=[str(i) for i in range(20)], batch_tokens=tokens)
+    names, path = [str(i) for i in range(20)], folder / "out" / name
+    extract_hiddens(model, "decoder", questions, path, names=names, batch_tokens=tokens)
 """
 
 
@@ -249,9 +251,9 @@ def test_two_processes_fill_one_file_with_the_same_states(tmp_path):
     launched(2, tmp_path / "shard.py", tmp_path, PYTHONPATH=str(ROOT / "workflow" / "scripts"))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["many", "one"]
     tokenizer = load_tokenizer(tmp_path)
-    questions = tokenise(tokenizer, "decoder", [PROMPTS[i % 4] for i in range(20)], [["No", "Yes"]] * 20)
+    questions = tokenise_prompts(tokenizer, "decoder", [PROMPTS[i % 4] for i in range(20)], [["No", "Yes"]] * 20)
     names = [str(index) for index in range(20)]
-    extract(load_model(tmp_path, dtype="float32"), "decoder", questions, tmp_path / "alone", names=names)
+    extract_hiddens(load_model(tmp_path, dtype="float32"), "decoder", questions, tmp_path / "alone", names=names)
     alone = load_file(tmp_path / "alone")
     assert alone["layers.0"].shape == (20, 2, 32)
     for name in ("many", "one"):
@@ -265,17 +267,17 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from elkflow.hiddens.extract_hiddens import extract
+from elkflow.hiddens.extract_hiddens import extract_hiddens
 from elkflow.models.load import load_model
-from elkflow.batching.prefix_tree import Question
+from elkflow.batching.prefix_tree import PromptWithAnswers
 model = load_model(sys.argv[1], dtype="float32")
 torch.manual_seed(0)
 peaks = []
 for count in (64, 64, 2048):
     prompts = torch.randint(8, 20, (count, 12)).tolist()
-    questions = [Question(row, prompt, [[9], [8]]) for row, prompt in enumerate(prompts)]
+    questions = [PromptWithAnswers(row, prompt, [[9], [8]]) for row, prompt in enumerate(prompts)]
     out = Path(sys.argv[2])
-    extract(model, "decoder", questions, out, names=["a"] * count, batch_tokens=512)
+    extract_hiddens(model, "decoder", questions, out, names=["a"] * count, batch_tokens=512)
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 print(peaks[1], peaks[2], out.stat().st_size >> 20)
 """

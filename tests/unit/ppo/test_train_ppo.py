@@ -65,7 +65,7 @@ def test_everything_is_written(files):
     assert {path.name for path in (out / "adapter").iterdir()} == {
         "adapter_model.safetensors", "adapter_config.json", "value_head.safetensors",
     }  # fmt: skip
-    assert manifests.check(out / "manifest.json")["facts"]["outcome"] == "finished"
+    assert manifests.check_manifest(out / "manifest.json")["facts"]["outcome"] == "finished"
     assert list((out / "checkpoints" / "trackers").glob("events*"))
     forbidden = (".pt", ".bin", ".pkl", ".pickle")
     assert not [path for path in out.rglob("*") if path.name.endswith(forbidden)]
@@ -148,7 +148,7 @@ def test_any_function_of_a_module_can_be_the_reward(files, monkeypatch):
     monkeypatch.chdir(files)
     train_ppo.main(arguments(files, reward="my_rewards:longer"))
     assert all(row["reward"] == len(row["prompt"]) + len(row["response"]) / 8 for row in samples(files))
-    facts = manifests.check(files / "run" / "manifest.json")["facts"]
+    facts = manifests.check_manifest(files / "run" / "manifest.json")["facts"]
     assert facts["reward"] == "my_rewards:longer"
 
 

@@ -10,11 +10,11 @@ from planted import CONVENTION, labels_of, pair_states, write_split
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, sha256
-from elkflow.common.manifests import check
+from elkflow.common.manifests import check_manifest
 from elkflow.common.metrics import auroc
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fresh_probe import frozen_and_fresh
 from elkflow.summary.diagnosis import outcome
 
@@ -52,7 +52,7 @@ def splits(folder, change=lambda states: states, truth=2.0, **metadata):
 
 
 def read(written):
-    return [Pairs.read(split.prompts, split.states) for split in written]
+    return [ContrastPairs.read(split.prompts, split.states) for split in written]
 
 
 def moved(states):
@@ -109,7 +109,7 @@ def test_the_fresh_probe_is_fitted_on_all_of_train_as_the_frozen_one_was(probe, 
 
 def test_the_script_writes_figures_and_where_they_come_from(probe, tmp_path):
     train, val = splits(tmp_path)
-    saved_probe.save(probe, tmp_path / "probe")
+    saved_probe.save_probe(probe, tmp_path / "probe")
     paths = [
         ("--train-prompts", train.prompts),
         ("--val-prompts", val.prompts),
@@ -123,7 +123,7 @@ def test_the_script_writes_figures_and_where_they_come_from(probe, tmp_path):
     script.main([*arguments, *(str(word) for option, values in paths for word in (option, *values))])
     found = read_json(tmp_path / "fresh_probe.json")
     assert set(found) == {"frozen", "fresh"} and np.isfinite(found["fresh"]["auroc_high"])
-    manifest = check(tmp_path / "fresh_probe.manifest.json")
+    manifest = check_manifest(tmp_path / "fresh_probe.manifest.json")
     (source,) = manifest["inputs"].values()
     assert source["sha256"] == sha256(tmp_path / "probe/probe.json")
     assert json.loads(SETTINGS.model_dump_json()) == manifest["settings"]

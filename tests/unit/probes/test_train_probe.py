@@ -19,7 +19,7 @@ from elkflow.common.files import read_json, read_table
 from elkflow.common.metrics import resamples
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs, assign_folds, split_groups
+from elkflow.probes.contrast_pairs import ContrastPairs, assign_folds, split_groups
 from elkflow.probes.controls import Control
 from elkflow.probes.gate import control_table
 
@@ -63,7 +63,7 @@ def test_the_planted_layer_is_found(whole):
     assert facts["rows"] == {"fit": 180, "selection": 60, "val": 120}
     assert facts["gate"]["passed"] is True
     assert facts["model"]["hash"] == "abc" and facts["model"]["path"] == "../../models/tiny/checkpoint"
-    assert manifests.check(probe / "manifest.json")["facts"]["layer"] == 1
+    assert manifests.check_manifest(probe / "manifest.json")["facts"]["layer"] == 1
 
 
 def test_layers_are_told_for_every_method_and_part_with_intervals(whole):
@@ -225,10 +225,10 @@ def test_wordings_are_fitted_together(tmp_path, ensembling):
     assert not torch.equal(numbers["mean"][0], numbers["mean"][1])
     assert facts["wordings"] == ["plain", "other"]
     assert pd.read_csv(probe / "wordings.csv")["wording"].tolist() == ["plain", "other"]
-    loaded = saved_probe.load(probe)
+    loaded = saved_probe.load_probe(probe)
     assert loaded.wordings == (["plain", "other"] if ensembling == "full" else ["plain"])
     read = len(loaded.wordings)
-    pairs = Pairs.read(splits[1].prompts[:read], splits[1].states[:read])
+    pairs = ContrastPairs.read(splits[1].prompts[:read], splits[1].states[:read])
     odds = loaded.log_odds(pairs.states([facts["layer"]])[0])
     assert odds.numpy() == pytest.approx(read_table(probe / "scores.parquet")["log_odds"].to_numpy(), abs=1e-4)
 
@@ -298,11 +298,11 @@ def test_transfer_tells_a_shared_direction_from_an_own_one(whole, tmp_path):
     assert table.loc[("elsewhere", "own"), "auroc"] < 0.7
     assert table.loc[("shifted", "own"), "accuracy"] > 0.9
     assert table.loc[("shifted", "stored"), "accuracy"] < 0.6
-    manifests.check(tmp_path / "transfer.manifest.json")
+    manifests.check_manifest(tmp_path / "transfer.manifest.json")
     with (tmp_path / "transfer.csv").open("a") as file:
         file.write("itself,own,1\n")
     with pytest.raises(UserError, match=r"transfer\.csv: damaged"):
-        manifests.check(tmp_path / "transfer.manifest.json")
+        manifests.check_manifest(tmp_path / "transfer.manifest.json")
 
 
 # --- files that do not fit ---
@@ -466,21 +466,21 @@ def test_a_folder_that_does_not_fit_is_refused(whole, tmp_path, change, message)
     (tmp_path / "probe.json").write_text(json.dumps(facts))
     (tmp_path / "probe.safetensors").write_bytes((whole[2] / "probe.safetensors").read_bytes())
     with pytest.raises(UserError, match=message):
-        saved_probe.load(tmp_path)
+        saved_probe.load_probe(tmp_path)
 
 
 def test_a_damaged_probe_is_named(whole, tmp_path):
     (tmp_path / "probe.json").write_bytes((whole[2] / "probe.json").read_bytes())
     with pytest.raises(UserError, match=r"probe\.safetensors: no such file"):
-        saved_probe.load(tmp_path)
+        saved_probe.load_probe(tmp_path)
     (tmp_path / "probe.safetensors").write_bytes(b"\x80\x04pickled")
     with pytest.raises(UserError, match=r"probe\.safetensors: not a readable probe"):
-        saved_probe.load(tmp_path)
+        saved_probe.load_probe(tmp_path)
     numbers = load_file(whole[2] / "probe.safetensors")
     numbers["bias"] = torch.tensor(float("inf"))
     save_file(numbers, tmp_path / "probe.safetensors")
     with pytest.raises(UserError, match="holds values that are not finite"):
-        saved_probe.load(tmp_path)
+        saved_probe.load_probe(tmp_path)
 
 
 # --- settings and splitting ---

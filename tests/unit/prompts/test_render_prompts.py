@@ -13,9 +13,9 @@ from tiny import make_checkpoint, tiny_tokenizer
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import sha256, write_json
-from elkflow.common.manifests import check, write_manifest
+from elkflow.common.manifests import check_manifest, write_manifest
 from elkflow.config.data import ChatSettings, DatasetSettings
-from elkflow.prompts.render_prompts import ask, context_length, render_prompts, wrapper
+from elkflow.prompts.render_prompts import chat_wrapper, context_length, render_prompts, render_question
 from elkflow.prompts.templates import Template
 
 ROWS = {
@@ -194,9 +194,9 @@ def test_any_tokenizers_chat_template_is_followed(name):
     settings = ChatSettings(chat=True, system_prompt="S")
     if expected is None:
         with pytest.raises(UserError, match=r"chat template refuses its turns \(No system role\)"):
-            wrapper(tokenizer, settings, True)
+            chat_wrapper(tokenizer, settings, True)
         settings, expected = ChatSettings(chat=True), "<s><start_of_turn>user\nQ?<end_of_turn>\n<start_of_turn>model\n"
-    assert wrapper(tokenizer, settings, True)("Q?") == expected
+    assert chat_wrapper(tokenizer, settings, True)("Q?") == expected
 
 
 def test_long_prompts_are_dropped_where_the_config_says_so(tmp_path):
@@ -222,12 +222,12 @@ def test_context_is_the_smaller_of_config_and_tokenizer(tmp_path):
 def test_chat_templates_that_look_into_the_question_are_rendered_whole():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }} {{ m.content | length }}{% endfor %}"
-    assert wrapper(tokenizer, ChatSettings(chat=True), True)("ab\ncd") == "AB\nCD 5"
+    assert chat_wrapper(tokenizer, ChatSettings(chat=True), True)("ab\ncd") == "AB\nCD 5"
 
 
 def test_equal_answers_are_told_apart_by_the_label():
     template = Template("t", "{{q}} ||| {{answer_choices[label]}}", "{{a}} ||| {{b}}")
-    assert ask(template, {"q": "?", "a": "x", "b": "x", "label": 1}, None, "here").label == 1
+    assert render_question(template, {"q": "?", "a": "x", "b": "x", "label": 1}, None, "here").label == 1
 
 
 def test_the_script_writes_a_manifest_that_follows_the_data(tmp_path, checkpoint):
@@ -250,7 +250,7 @@ def test_the_script_writes_a_manifest_that_follows_the_data(tmp_path, checkpoint
         "--folder": tmp_path / "out",
     }
     main([str(part) for pair in arguments.items() for part in pair])
-    manifest = check(tmp_path / "out" / "manifest.json")
+    manifest = check_manifest(tmp_path / "out" / "manifest.json")
     assert manifest["inputs"]["data"]["sha256"] == sha256(folder / "manifest.json")
     assert manifest["inputs"]["qnli_training.yaml"]["sha256"] == sha256(arguments["--templates"])
     assert manifest["facts"]["context"] == 128

@@ -16,7 +16,7 @@ from workspace import make_workspace, write_config
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, sha256, write_json
-from elkflow.common.manifests import check, write_manifest
+from elkflow.common.manifests import check_manifest, write_manifest
 from elkflow.common.paths import SCRIPTS
 
 ROOT = Path(__file__).parents[3]
@@ -94,7 +94,7 @@ def test_a_pinned_revision_is_downloaded_once_and_then_found_without_a_network(h
     assert len(rows) == 20 and all(row["sentence"].startswith("old ") for row in rows)
     val = pq.read_table(tmp_path / "out" / "val.parquet").to_pylist()
     assert all(row["sentence"].startswith("old validation ") for row in val)
-    facts = check(tmp_path / "out" / "manifest.json")["facts"]
+    facts = check_manifest(tmp_path / "out" / "manifest.json")["facts"]
     assert facts["sources"]["train"] == {"rows": 200, "commit": OLD}
     assert all(NEW not in path for _, path, _ in hub.calls)
 

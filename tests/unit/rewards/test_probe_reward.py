@@ -12,12 +12,13 @@ from tiny import save_tiny_model
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, read_table, sha256
-from elkflow.hiddens import extract_hiddens, reader
-from elkflow.models.load import kind, load_model
+from elkflow.hiddens.extract_hiddens import extract_hiddens
+from elkflow.hiddens.tokenise import tokenise_prompts
+from elkflow.models.load import load_model, model_kind
 from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo.train_ppo import reward_source
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.rewards import lookup, probe_reward
 from elkflow.rewards.score_answers import pair_log_odds, reward_table
 
@@ -48,12 +49,12 @@ def world(tmp_path_factory):
     labels = np.array([1, 0, 0, 1])
     split = write_split(folder, "val", labels, torch.zeros(5, 4, 2, 32), wordings=("plain",))
     read_table(split.prompts[0]).to_pandas().assign(prompt=PROMPTS).to_parquet(split.prompts[0])
-    table = Pairs.read(split.prompts, split.states)
-    tokenizer, family = load_tokenizer(checkpoint), kind(checkpoint)
-    questions = reader.tokenise(tokenizer, family, table.prompts, [ANSWERS] * 4)
+    table = ContrastPairs.read(split.prompts, split.states)
+    tokenizer, family = load_tokenizer(checkpoint), model_kind(checkpoint)
+    questions = tokenise_prompts(tokenizer, family, table.prompts, [ANSWERS] * 4)
     model = load_model(checkpoint, dtype="float32")
     digest = sha256(checkpoint)
-    extract_hiddens.extract(model, family, questions, split.states[0], names=table.ids, metadata={"model": digest})
+    extract_hiddens(model, family, questions, split.states[0], names=table.ids, metadata={"model": digest})
     generator = torch.Generator().manual_seed(0)
     facts = {
         "method": "logistic",
@@ -75,13 +76,13 @@ def world(tmp_path_factory):
     states = load_file(split.states[0])["layers.2"]  # a random model's states of all prompts are almost the same
     weight, bias = torch.randn(32, generator=generator) / 10, torch.tensor(0.3)
     probe = saved_probe.Probe(states.mean(0)[None], states.std(0)[None] + 1e-6, weight, bias, facts)
-    saved_probe.save(probe, folder / "probes" / "truth")
-    return folder / "probes" / "truth", split, Pairs.read(split.prompts, split.states)
+    saved_probe.save_probe(probe, folder / "probes" / "truth")
+    return folder / "probes" / "truth", split, ContrastPairs.read(split.prompts, split.states)
 
 
 def test_five_lines_outside_the_workflow_give_the_table_of_the_workflow(world):
     folder, _, pairs = world
-    table, _ = reward_table(pairs, pair_log_odds(saved_probe.load(folder), pairs))
+    table, _ = reward_table(pairs, pair_log_odds(saved_probe.load_probe(folder), pairs))
     expected = np.stack(table.to_pandas()["rewards"])
     reward = probe_reward.load(folder)
     for index, answer in enumerate(ANSWERS):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from elkflow.batching import prefix_tree, tree_attention
-from elkflow.batching.tree_attention import additive
+from elkflow.batching.tree_attention import additive_windows
 
 LONGEST = 256
 """Tokens of the longest sequence of a trie: its attention is written out, which for longer ones takes more memory than
@@ -57,13 +57,13 @@ class Layout:
         new = self.ids.shape[1] + torch.arange(rows * count, device=tokens.device).view(count, rows).T
         old = torch.arange(self.columns.shape[1], device=tokens.device) < self.lengths[:, None]
         seen = torch.cat([old, torch.ones_like(new, dtype=torch.bool)], dim=1)[:, None]
-        windows = additive(torch.cat([self.columns, new], dim=1), seen, tokens.device)
+        windows = additive_windows(torch.cat([self.columns, new], dim=1), seen, tokens.device)
         return {"input_ids": tokens[None, :, -1], "position_ids": places[None, :, -1], "windows": windows}
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Layout:
     """A line for each sequence. Causal attention never looks to the right, so no mask is needed."""
-    ids = prefix_tree.pad([list(row) for row in rows], 0).to(device)
+    ids = prefix_tree.pad_right([list(row) for row in rows], 0).to(device)
     columns = torch.arange(ids.shape[1], device=device).expand(ids.shape)
     return Layout(ids, columns, _lengths(rows, device), {})
 
@@ -79,13 +79,13 @@ def packed(rows: Sequence[Sequence[int]], device: torch.device) -> Layout:
         path = path[: prefix_tree.common_prefix(before, row)]
         path += line.append(row[len(path) :], path[-1] if path else -1)
         paths[index], before = list(path), row
-    columns, seen = tree_attention.windows(line)
+    columns, seen = tree_attention.attention_windows(line)
     inputs = {
         "position_ids": torch.tensor([line.depth], device=device),
-        "windows": additive(columns, seen, device),
+        "windows": additive_windows(columns, seen, device),
     }
     ids = torch.tensor([line.ids], device=device)
-    return Layout(ids, prefix_tree.pad(paths, 0).to(device), _lengths(rows, device), inputs)
+    return Layout(ids, prefix_tree.pad_right(paths, 0).to(device), _lengths(rows, device), inputs)
 
 
 def _lengths(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 Position = Literal["last", "first", "penultimate", "mean"]
-Ids = list[int]
+TokenIds = list[int]
 
 
 @dataclass(frozen=True)
-class Question:
+class PromptWithAnswers:
     """One example as token ids: its row in the file, its prompt, and the answers that may follow it."""
 
     row: int
-    prompt: Ids
-    answers: list[Ids]
+    prompt: TokenIds
+    answers: list[TokenIds]
 
 
 @dataclass
@@ -35,14 +35,14 @@ class Line:
     tokens in the columns `tails[i]`. `source` is what the encoder of an encoder-decoder reads.
     """
 
-    ids: Ids = field(default_factory=list)
-    depth: Ids = field(default_factory=list)
-    parent: Ids = field(default_factory=list)
+    ids: TokenIds = field(default_factory=list)
+    depth: TokenIds = field(default_factory=list)
+    parent: TokenIds = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
-    tails: list[Ids] = field(default_factory=list)
-    source: Ids = field(default_factory=list)
+    tails: list[TokenIds] = field(default_factory=list)
+    source: TokenIds = field(default_factory=list)
 
-    def append(self, tokens: Ids, node: int = -1) -> Ids:
+    def append(self, tokens: TokenIds, node: int = -1) -> TokenIds:
         """Hang a chain of tokens below `node`; return its columns."""
         start = len(self.ids)
         first = self.depth[node] + 1 if node >= 0 else 0
@@ -51,13 +51,13 @@ class Line:
         self.parent += [node, *range(start, start + len(tokens) - 1)][: len(tokens)]
         return list(range(start, len(self.ids)))
 
-    def answer(self, slot: int, tail: Ids) -> None:
+    def answer(self, slot: int, tail: TokenIds) -> None:
         """Note where a sequence ends."""
         self.slots.append(slot)
         self.tails.append(tail)
 
 
-def tree_lines(questions: Sequence[Question], width: float, longest: int) -> list[Line]:
+def tree_lines(questions: Sequence[PromptWithAnswers], width: float, longest: int) -> list[Line]:
     """Tries over neighbouring questions in the order of their token ids.
 
     A question joins the trie before it while that saves work: `shared` tokens less through the matrix products
@@ -69,8 +69,8 @@ def tree_lines(questions: Sequence[Question], width: float, longest: int) -> lis
         longest: most tokens in a trie of several questions.
     """
     lines: list[Line] = []
-    before: Ids = []
-    path: Ids = []
+    before: TokenIds = []
+    path: TokenIds = []
     for question in sorted(questions, key=lambda question: question.prompt):
         prompt, answers = question.prompt, sum(map(len, question.answers))
         shared = common_prefix(before, prompt) if lines else 0
@@ -88,7 +88,7 @@ def tree_lines(questions: Sequence[Question], width: float, longest: int) -> lis
     return lines
 
 
-def common_prefix(first: Ids, second: Ids) -> int:
+def common_prefix(first: TokenIds, second: TokenIds) -> int:
     """How many leading tokens two sequences have in common."""
     count = 0
     for left, right in zip(first, second, strict=False):
@@ -98,7 +98,7 @@ def common_prefix(first: Ids, second: Ids) -> int:
     return count
 
 
-def plain_lines(questions: Sequence[Question], closing: Sequence[int] = ()) -> list[Line]:
+def unshared_lines(questions: Sequence[PromptWithAnswers], closing: Sequence[int] = ()) -> list[Line]:
     """A line for each prompt and answer, with `closing` tokens (EOS, SEP) behind it."""
     lines = []
     for question in questions:
@@ -111,7 +111,7 @@ def plain_lines(questions: Sequence[Question], closing: Sequence[int] = ()) -> l
     return lines
 
 
-def decoder_lines(questions: Sequence[Question], start: int, shared: bool) -> list[Line]:
+def decoder_lines(questions: Sequence[PromptWithAnswers], start: int, shared: bool) -> list[Line]:
     """The decoder's side of an encoder-decoder: `start` and an answer, a line each, or one a question if `shared`.
 
     Its answers then stand side by side, each with its own start token, blind to each other. Distances between the
@@ -126,7 +126,7 @@ def decoder_lines(questions: Sequence[Question], start: int, shared: bool) -> li
     return lines
 
 
-def batches(lines: Sequence[Line], tokens: int) -> Iterator[list[Line]]:
+def batch_lines(lines: Sequence[Line], tokens: int) -> Iterator[list[Line]]:
     """Lines in batches of up to `tokens`, with padding; longest first, so that memory runs out at once or never."""
 
     def size(line: Line) -> int:
@@ -142,13 +142,13 @@ def batches(lines: Sequence[Line], tokens: int) -> Iterator[list[Line]]:
         yield batch
 
 
-def pad(sequences: Sequence[Ids], filler: int) -> Tensor:
+def pad_right(sequences: Sequence[TokenIds], filler: int) -> Tensor:
     """Sequences of numbers as one tensor [B, T], padded on the right."""
     size = max(map(len, sequences))
     return torch.tensor([[*sequence, *[filler] * (size - len(sequence))] for sequence in sequences])
 
 
-def joined(lines: Sequence[Line]) -> Line:
+def join_lines(lines: Sequence[Line]) -> Line:
     """Several lines as one, behind each other; their tokens stay blind to each other, as no parent is in another."""
     whole = Line()
     for line in lines:
@@ -161,7 +161,7 @@ def joined(lines: Sequence[Line]) -> Line:
     return whole
 
 
-def columns(line: Line, tail: Ids, position: Position, whole: bool = False) -> Ids:
+def read_columns(line: Line, tail: TokenIds, position: Position, whole: bool = False) -> TokenIds:
     """Which columns of a sequence are read (several: their mean).
 
     `last`, `first`, `mean`: of the answer's tokens; `penultimate`: the token before the answer's last one. With

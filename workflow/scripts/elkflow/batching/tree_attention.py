@@ -11,30 +11,30 @@ from torch.nn.functional import embedding
 from torch.nn.functional import pad as pad_tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from elkflow.batching.prefix_tree import Line, pad
+from elkflow.batching.prefix_tree import Line, pad_right
 
-WINDOWED = "elkflow_windowed"
+WINDOWED_ATTENTION = "elkflow_windowed"
 """The name that transformers knows `attend` by."""
 
 
 @contextmanager
-def windowed(model: PreTrainedModel) -> Iterator[None]:
+def windowed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within, the model attends in the windows that it is given as a keyword (see `additive`)."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(WINDOWED)
+    model.set_attn_implementation(WINDOWED_ATTENTION)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
 
 
-def additive(columns: Tensor, seen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def additive_windows(columns: Tensor, seen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Windows as `attend` takes them: keys [N, K], and what is added to their scores [N, C, K]."""
     columns, seen = columns.to(device), seen.to(device)
     return columns, torch.zeros(seen.shape, device=device).masked_fill_(~seen, torch.finfo(torch.float32).min)
 
 
-def attend(
+def attend_in_windows(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -64,7 +64,7 @@ def attend(
     (count, size), groups = mask.shape[:2], key.shape[1]
     filled = pad_tensor(query[0].transpose(0, 1).flatten(1), (0, 0, 0, count * size - length))
     rows = filled.view(count, size, groups, heads // groups, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    keys, values = (_picked(each[0], chosen) for each in (key, value))
+    keys, values = (_gather_columns(each[0], chosen) for each in (key, value))
     exact = keys.dtype if torch.is_autocast_enabled(query.device.type) else torch.float32
     with torch.autocast(query.device.type, enabled=False):
         scores = torch.matmul(rows.to(exact) * scaling, keys.to(exact).mT).float()
@@ -75,14 +75,14 @@ def attend(
     return found.reshape(1, count * size, heads, width)[:, :length], None
 
 
-def _picked(states: Tensor, chosen: Tensor) -> Tensor:
+def _gather_columns(states: Tensor, chosen: Tensor) -> Tensor:
     """Keys or values [G, T, D] at columns [N, K] -> [N, G, K, D]; an embedding's gradient is the fast one on a CPU."""
     groups, _, width = states.shape
     rows = embedding(chosen, states.transpose(0, 1).flatten(1))
     return rows.view(*chosen.shape, groups, width).transpose(1, 2)
 
 
-AttentionInterface.register(WINDOWED, attend)
+AttentionInterface.register(WINDOWED_ATTENTION, attend_in_windows)
 
 
 def ancestor_mask(lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
@@ -101,7 +101,7 @@ def ancestor_mask(lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~torch.from_numpy(sees), torch.finfo(dtype).min)[:, None]
 
 
-def windows(line: Line, size: int = 32) -> tuple[Tensor, Tensor]:
+def attention_windows(line: Line, size: int = 32) -> tuple[Tensor, Tensor]:
     """For each run of `size` tokens of a trie: the tokens it looks at, and which of its tokens sees which.
 
     A trie lists every token's descendants right behind it. So what a run sees are ancestors of its first token, and
@@ -135,4 +135,4 @@ def windows(line: Line, size: int = 32) -> tuple[Tensor, Tensor]:
     seen = np.zeros((len(runs), size, widest), dtype=bool)
     for index, sees in enumerate(runs):
         seen[index, :, : sees.shape[1]] = sees
-    return pad(columns, 0), torch.from_numpy(seen)
+    return pad_right(columns, 0), torch.from_numpy(seen)

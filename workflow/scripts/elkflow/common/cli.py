@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
-from elkflow.common.errors import UserError, explain
-from elkflow.common.memory import keep_freed
+from elkflow.common.errors import UserError, validation_message
+from elkflow.common.memory import keep_freed_memory
 
 T = TypeVar("T")
 logger = logging.getLogger("elkflow")
@@ -45,7 +45,7 @@ def parse(arguments: type[T], argv: list[str] | None = None) -> T:
             as_json = isinstance(text, str) and _is_structured(hints[name])
             values[name] = adapter.validate_json(text) if as_json else adapter.validate_python(text)
         except ValidationError as error:
-            raise UserError(f"--{name.replace('_', '-')}: {explain(error, hints[name])}") from None
+            raise UserError(f"--{name.replace('_', '-')}: {validation_message(error, hints[name])}") from None
     return arguments(**values)
 
 
@@ -60,7 +60,7 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "httpx2", "httpcore", "fsspec", "filelock"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    keep_freed()
+    keep_freed_memory()
     start = time.monotonic()
     try:
         main()

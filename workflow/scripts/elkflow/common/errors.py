@@ -10,7 +10,7 @@ if typing.TYPE_CHECKING:
     from pydantic import ValidationError
 
 
-LONGEST = 600
+MAX_LENGTH = 600
 """Characters of a message; what was given may be a whole file."""
 
 
@@ -18,7 +18,12 @@ class UserError(Exception):
     """A mistake in the config, the data or the environment, told in one sentence that names the key, file or row."""
 
 
-def explain(error: "ValidationError", model: Any = None) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def validation_message(error: "ValidationError", model: Any = None) -> str:
     """One complaint of a validation error as one line: `ppo.steps: Input should be greater than 0 (got 0)`.
 
     Args:
@@ -36,7 +41,7 @@ def explain(error: "ValidationError", model: Any = None) -> str:
     if first["loc"]:
         last = first["loc"][-1]
         keys += [last] if first["type"] in ("missing", "extra_forbidden") or _inside(annotation, last)[1] else []
-    place = ".".join(_printable(key) for key in keys)
+    place = ".".join(_printable_key(key) for key in keys)
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
     message = re.sub(r"a valid dictionary or instance of \w+", "a section", message)
     if first["type"] == "extra_forbidden":
@@ -45,11 +50,11 @@ def explain(error: "ValidationError", model: Any = None) -> str:
         message = "Field required"
     elif first["type"] != "value_error":
         message += f" (got {first['input']!r:.80})"
-    message = message if len(message) <= LONGEST else message[:LONGEST] + " …"
+    message = message if len(message) <= MAX_LENGTH else message[:MAX_LENGTH] + " …"
     return f"{place}: {message}" if place else message
 
 
-def _printable(key: Any) -> str:
+def _printable_key(key: Any) -> str:
     """A key as one visible word of a line: quoted where it is none, and cut where it is unreasonably long."""
     text = str(key)
     return text if re.fullmatch(r"[\w./+=-]{1,80}", text) else repr(text[:78])

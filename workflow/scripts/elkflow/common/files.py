@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from elkflow.common.errors import UserError
 
-BATCH = 10_000
+BATCH_ROWS = 10_000
 """Rows in memory at a time, where tables are streamed."""
 
 
@@ -133,11 +133,11 @@ def stream_table(path: Path | str, columns: list[str] | None = None) -> Iterator
     # By default whole columns are read ahead, and every thread keeps memory of its own.
     with parquet_errors(path), pq.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
         _refuse_missing(path, file.schema_arrow.names, columns)
-        batches = file.iter_batches(BATCH, columns=columns, use_threads=False)
-        yield from given_back(pa.Table.from_batches([batch]) for batch in batches)
+        batches = file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
+        yield from release_memory(pa.Table.from_batches([batch]) for batch in batches)
 
 
-def given_back(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def release_memory(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same tables; memory that earlier ones needed goes back to the system. Arrow's allocator would keep it."""
     for table in tables:
         yield table

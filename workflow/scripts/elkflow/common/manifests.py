@@ -73,7 +73,7 @@ def settings_edited(manifest: Mapping[str, Any]) -> bool:
     return manifest.get("settings_sha256") not in (None, settings_hash(manifest.get("settings")))
 
 
-def check(manifest: Path) -> dict[str, Any]:
+def check_manifest(manifest: Path) -> dict[str, Any]:
     """Return the manifest after comparing its outputs' hashes with the files on disk.
 
     Raises:
@@ -84,11 +84,11 @@ def check(manifest: Path) -> dict[str, Any]:
     if settings_edited(content):
         raise UserError(f"{manifest}: its settings were edited (their hash is not the one beside them)")
     for entry in content["outputs"].values():
-        _compare(manifest, entry)
+        _check_output(manifest, entry)
     return content
 
 
-def check_files(*paths: Path) -> None:
+def check_against_manifests(*paths: Path) -> None:
     """Compare files and folders, before they are computed with, with the manifests that lie beside them.
 
     The manifest of `x.parquet` is `x.manifest.json` or `manifest.json`, that of a folder may be `folder.json` too; what
@@ -102,7 +102,7 @@ def check_files(*paths: Path) -> None:
         for manifest in map(path.with_name, names):
             for entry in _read(manifest)["outputs"].values() if manifest.is_file() else ():
                 if entry["path"] == path.name:
-                    _compare(manifest, entry)
+                    _check_output(manifest, entry)
 
 
 def _read(manifest: Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _read(manifest: Path) -> dict[str, Any]:
     return content
 
 
-def _compare(manifest: Path, entry: Mapping[str, str]) -> None:
+def _check_output(manifest: Path, entry: Mapping[str, str]) -> None:
     file = Path(manifest).parent / entry["path"]
     if not file.exists():
         raise UserError(f"{file}: missing, though {manifest} lists it")

@@ -12,7 +12,7 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 tables of 4 KB pages for a few hundredths of the time. Read once, when a process starts."""
 
 
-def keep_freed() -> None:
+def keep_freed_memory() -> None:
     """Keep freed memory for the tensors to come. Only glibc can be told so; elsewhere nothing happens.
 
     By itself it gives a batch's activations back to the kernel, which then clears every page anew for the next.

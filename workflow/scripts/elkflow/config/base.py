@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
-def _no_pattern(path: str) -> str:
+def _no_wildcards(path: str) -> str:
     if "{" in path or "}" in path or not path.isprintable():
         raise ValueError(
             "a path must not hold braces (Snakemake's wildcards) or characters that do not print; rename it"
@@ -13,7 +13,7 @@ def _no_pattern(path: str) -> str:
     return path
 
 
-UserPath = Annotated[str, AfterValidator(_no_pattern)]
+UserPath = Annotated[str, AfterValidator(_no_wildcards)]
 """A file or folder of the user's, which becomes an input of a rule."""
 
 

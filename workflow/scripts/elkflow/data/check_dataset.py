@@ -7,10 +7,10 @@ import numpy as np
 from elkflow.common.errors import UserError
 from elkflow.common.paths import FACTS
 from elkflow.config.data import SPLITS, DatasetSettings
-from elkflow.data.assignment import Keys, connected, deal
+from elkflow.data.assignment import RowKeys, assign_rows, connected_groups
 from elkflow.data.facts import SCHEMA, load_facts, rows_per_country
 from elkflow.data.row_hashes import hash_rows
-from elkflow.data.split_dataset import _fields, _group_columns, _refuse_nulls, label_codes
+from elkflow.data.split_dataset import field_columns, group_columns, label_codes, refuse_missing_values
 
 
 def check_dataset(settings: DatasetSettings) -> None:
@@ -24,14 +24,14 @@ def check_dataset(settings: DatasetSettings) -> None:
     Raises:
         UserError: what is wrong, with the key, file or row.
     """
-    from elkflow.prompts.templates import BAR, load_template
+    from elkflow.prompts.templates import SEPARATOR, load_template
 
     needed: dict[str, set[str]] = {}
     for name, wording in settings.wordings.items():
         template = load_template(wording.template)
         source = load_template(wording.about) if wording.about else template
         needed[name] = set(source.fields)
-        choices = [part.strip() for part in (source.answer_choices or "{").split(BAR)]
+        choices = [part.strip() for part in (source.answer_choices or "{").split(SEPARATOR)]
         if settings.answers and "{" not in choices[0] and sorted(choices) != sorted(settings.answers):
             raise UserError(f"wordings.{name}: its template answers {choices}, but `answers` are {settings.answers}")
         if wording.about and (unknown := template.fields - {"text", "question", "answer", "label"}):
@@ -49,7 +49,7 @@ def check_dataset(settings: DatasetSettings) -> None:
                 f"split: {asked} rows are more than {len(facts)} countries give ({rows_per_country()} each)"
             )
     elif settings.path is not None:
-        fields = _preflight_files(settings)
+        fields = _check_local_files(settings)
     else:
         return
     for name, wanted in needed.items():
@@ -58,22 +58,22 @@ def check_dataset(settings: DatasetSettings) -> None:
             raise UserError(f"wordings.{name}: the template reads {min(missing)!r}, but the rows have {has}")
 
 
-def _preflight_files(settings: DatasetSettings) -> set[str]:
+def _check_local_files(settings: DatasetSettings) -> set[str]:
     """Check the local files' columns, labels and sizes; return the names of the fields."""
-    from elkflow.data.sources import peek
+    from elkflow.data.sources import peek_file
 
     assert settings.split is not None and settings.path is not None
     paths = settings.path if isinstance(settings.path, dict) else {"train": settings.path}
     keys, fields = {}, set()
     for part, path in paths.items():
-        names, tables = peek(Path(path))
-        fields = set(_fields(settings, names, path))
-        groups = _group_columns(settings)
+        names, tables = peek_file(Path(path))
+        fields = set(field_columns(settings, names, path))
+        groups = group_columns(settings)
         labels: list[np.ndarray] = []
         hashes: dict[str, list[np.ndarray]] = {name: [] for name in [*groups, settings.pair] if name}
         start = 0
         for table in tables(settings.label, list(hashes)):
-            _refuse_nulls(table[settings.label], settings.label, path, start)
+            refuse_missing_values(table[settings.label], settings.label, path, start)
             labels.append(label_codes(table[settings.label], settings.labels, settings.label, path, start))
             for name, each in hashes.items():
                 each.append(hash_rows([table[name]]))
@@ -85,6 +85,8 @@ def _preflight_files(settings: DatasetSettings) -> set[str]:
         pair = whole[settings.pair] if settings.pair else None
         tied = [whole[name] for name in groups] or [rows]
         tied += [] if pair is None else [pair]
-        keys[part] = Keys(np.concatenate(labels), rows, connected(*tied), rows, pair)
-    deal(keys["train"], keys.get("val"), settings.split.model_copy(update={"duplicates": "keep"}), len(settings.labels))
+        keys[part] = RowKeys(np.concatenate(labels), rows, connected_groups(*tied), rows, pair)
+    assign_rows(
+        keys["train"], keys.get("val"), settings.split.model_copy(update={"duplicates": "keep"}), len(settings.labels)
+    )
     return fields

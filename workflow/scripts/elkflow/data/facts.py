@@ -99,16 +99,16 @@ QUESTIONS = {
         "What surface does {country} cover on the map?",
     ),
 }
-CUE = ("population", "area")
+NUMBER_RELATIONS = ("population", "area")
 """Relations whose questions ask for a number."""
-STOP = frozenset(
+STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
         "a about are as at by does do from has have how in is it its of on one some the to what where which with",
     )
 )
-SHARPNESS = 6.0  # how strictly the two wordings of a pair are matched in overlap: 0 not at all
-BALANCE = 0.2  # how strictly each wording is kept as often right as wrong: log-odds for each time it was not
+OVERLAP_SHARPNESS = 6.0  # how strictly the two wordings of a pair are matched in overlap: 0 not at all
+WORDING_BALANCE = 0.2  # how strictly each wording is kept as often right as wrong: log-odds for each time it was not
 
 
 def load_facts(path: Path = FACTS) -> list[dict[str, str]]:
@@ -140,7 +140,7 @@ def load_facts(path: Path = FACTS) -> list[dict[str, str]]:
     return rows
 
 
-def generate(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth") -> pa.Table:
+def generate_questions(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth") -> pa.Table:
     """Every country with every relation in every phrasing of a sentence, two questions each.
 
     The rows depend on the seed and the set of countries, not on their order in the table.
@@ -157,8 +157,8 @@ def generate(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth
     for fact in sorted(facts, key=lambda row: row["country"]):
         values = (
             fact
-            | {"country": _article(fact["country"])}
-            | {key: _rounded(int(fact[key])) for key in ("population", "area")}
+            | {"country": _with_article(fact["country"])}
+            | {key: _rounded_number(int(fact[key])) for key in ("population", "area")}
         )
         slots = [(relation, phrasing) for relation in SENTENCES for phrasing in range(len(SENTENCES[relation]))]
         draw = random.Random(f"{seed}/{fact['country']}")
@@ -170,10 +170,10 @@ def generate(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth
                 other, asked = draw.choice([name for name in names if name != fact["country"]]), relation
             else:
                 other, asked = fact["country"], draw.choice([name for name in QUESTIONS if name != relation])
-            right = [wording.format(country=_article(fact["country"])) for wording in QUESTIONS[relation]]
-            wrong = [wording.format(country=_article(other)) for wording in QUESTIONS[asked]]
+            right = [wording.format(country=_with_article(fact["country"])) for wording in QUESTIONS[relation]]
+            wrong = [wording.format(country=_with_article(other)) for wording in QUESTIONS[asked]]
             excess = [[w - r for r in surplus[relation]] for w in surplus[asked]]
-            w, r = _matched(sentence, wrong, right, excess, draw)
+            w, r = _matched_wordings(sentence, wrong, right, excess, draw)
             surplus[relation][r] += 1
             surplus[asked][w] -= 1
             pair = f"{fact['iso']}-{relation}-{phrasing}"
@@ -181,7 +181,7 @@ def generate(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth
                 about = relation if true else asked
                 kind = "none" if true else contrast
                 answer = ("no", "yes")[true]
-                marked = int(about in CUE) if label == "number" else true
+                marked = int(about in NUMBER_RELATIONS) if label == "number" else true
                 rows.append((f"{pair}-{answer}", pair, fact["country"], sentence, question, about, kind, marked))
     columns = list(zip(*rows, strict=True))
     return pa.table(
@@ -194,7 +194,7 @@ def rows_per_country() -> int:
     return 2 * sum(len(phrasings) for phrasings in SENTENCES.values())
 
 
-def _matched(
+def _matched_wordings(
     sentence: str, wrong: list[str], right: list[str], excess: list[list[int]], draw: random.Random
 ) -> tuple[int, int]:
     """Draw one of `wrong` and one of `right`, rather such as share the same part of their words with the sentence.
@@ -205,14 +205,14 @@ def _matched(
     shares = [[overlaps(sentence, question) for question in questions] for questions in (wrong, right)]
     far = [[sum(abs(a - b) for a, b in zip(w, r, strict=True)) for r in shares[1]] for w in shares[0]]
     cells = [(w, r) for w in range(len(wrong)) for r in range(len(right))]
-    weights = [math.exp(-SHARPNESS * far[w][r] + BALANCE * excess[w][r]) for w, r in cells]
+    weights = [math.exp(-OVERLAP_SHARPNESS * far[w][r] + WORDING_BALANCE * excess[w][r]) for w, r in cells]
     return draw.choices(cells, weights)[0]
 
 
 def overlaps(sentence: str, question: str) -> tuple[float, float, float]:
     """Share of the question's words in the sentence: of all words, of content words, and Jaccard's of both."""
     said, asked = (set(re.findall(r"[a-z0-9']+", text.lower())) for text in (sentence, question))
-    content = asked - STOP
+    content = asked - STOP_WORDS
     return (
         len(asked & said) / len(asked),
         len(content & said) / max(1, len(content)),
@@ -238,7 +238,7 @@ def overlap_accuracy(sentences: Sequence[str], questions: Sequence[str], labels:
     return float(best)
 
 
-def _rounded(number: int) -> str:
+def _rounded_number(number: int) -> str:
     """67 million, 1.4 billion, 547 thousand, 26: two or three digits that matter."""
     for unit, word in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
         if number >= unit:
@@ -246,7 +246,7 @@ def _rounded(number: int) -> str:
     return str(number)
 
 
-def _article(country: str) -> str:
+def _with_article(country: str) -> str:
     """The name as it stands inside a sentence."""
     plural = ("Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Philippines", "Seychelles")
     united = (
@@ -267,6 +267,6 @@ def _capitalised(sentence: str) -> str:
 
 
 if __name__ == "__main__":
-    table = generate(load_facts())
+    table = generate_questions(load_facts())
     columns = (table[name].to_pylist() for name in ("sentence", "question", "label"))
     print(f"{table.num_rows} questions; best word-overlap threshold: {overlap_accuracy(*columns):.3f} accuracy")

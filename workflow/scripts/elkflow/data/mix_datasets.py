@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elkflow.common.files import BATCH, atomic, parquet_errors, read_json, stream_table
+from elkflow.common.files import BATCH_ROWS, atomic, parquet_errors, read_json, stream_table
 from elkflow.config.data import SPLITS
 from elkflow.data.row_hashes import hash_rows
 
-NAMED = ("id", "group", "question_id")
+PREFIXED = ("id", "group", "question_id")
 """Columns whose values are unique inside a member only; in a mixture they begin with its name."""
 
 
-def mix(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
+def mix_datasets(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     """Join the members' split files, of data or of prompts, into `folder`; return what the manifest should say of them.
 
     Every row of every member is there, in the member's own order; members take turns in proportion to their sizes, so
@@ -36,18 +36,20 @@ def mix(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
     for name, facts in manifests.items():
         if "template" in facts:
             added[name]["template_name"] = facts["template"]
-    return {"splits": {split: _join(split, members, added, folder / f"{split}.parquet") for split in SPLITS}}
+    return {"splits": {split: _mix_split(split, members, added, folder / f"{split}.parquet") for split in SPLITS}}
 
 
-def _join(split: str, members: Mapping[str, Path], added: Mapping[str, dict[str, str]], target: Path) -> dict[str, Any]:
+def _mix_split(
+    split: str, members: Mapping[str, Path], added: Mapping[str, dict[str, str]], target: Path
+) -> dict[str, Any]:
     paths = [folder / f"{split}.parquet" for folder in members.values()]
-    heads = [_head(path) for path in paths]
-    schema = _schema([head.schema.to_arrow_schema() for head in heads], list(next(iter(added.values()))))
-    order = turns([head.num_rows for head in heads])
-    chunks = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    heads = [_parquet_metadata(path) for path in paths]
+    schema = _mixed_schema([head.schema.to_arrow_schema() for head in heads], list(next(iter(added.values()))))
+    order = interleave([head.num_rows for head in heads])
+    chunks = [order[start : start + BATCH_ROWS] for start in range(0, len(order), BATCH_ROWS)]
     wanted = np.array([np.bincount(chunk, minlength=len(paths)) for chunk in chunks])
     readers = [
-        _pieces(path, schema, wanted[:, place].tolist(), name, added[name])
+        _consecutive_tables(path, schema, wanted[:, place].tolist(), name, added[name])
         for place, (name, path) in enumerate(zip(members, paths, strict=True))
     ]
     groups: list[np.ndarray] = []
@@ -67,18 +69,18 @@ def _join(split: str, members: Mapping[str, Path], added: Mapping[str, dict[str,
     }
 
 
-def turns(sizes: Sequence[int]) -> np.ndarray:
+def interleave(sizes: Sequence[int]) -> np.ndarray:
     """[N] which member each row of the mixture comes from: row i of n stands at (i + ½) / n, ties in listed order."""
     places = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
     return np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)[np.argsort(places, kind="stable")]
 
 
-def _head(path: Path) -> pq.FileMetaData:
+def _parquet_metadata(path: Path) -> pq.FileMetaData:
     with parquet_errors(path):
         return pq.read_metadata(path)
 
 
-def _schema(members: Sequence[pa.Schema], added: Sequence[str]) -> pa.Schema:
+def _mixed_schema(members: Sequence[pa.Schema], added: Sequence[str]) -> pa.Schema:
     """Every member's columns in order of appearance, then the added ones."""
     types: dict[str, pa.DataType] = {}
     for schema in members:
@@ -88,7 +90,7 @@ def _schema(members: Sequence[pa.Schema], added: Sequence[str]) -> pa.Schema:
     return pa.schema([*types.items(), *((name, pa.string()) for name in added)])
 
 
-def _pieces(
+def _consecutive_tables(
     path: Path, schema: pa.Schema, sizes: Sequence[int], name: str, added: Mapping[str, str]
 ) -> Iterator[pa.Table]:
     """The rows of a file in consecutive tables of the given sizes, as rows of the mixture."""
@@ -108,7 +110,7 @@ def _as_mixed(table: pa.Table, schema: pa.Schema, name: str, added: Mapping[str,
             column = pa.array([added[field.name]] * len(table), field.type)
         elif field.name not in table.column_names:
             column = pa.nulls(len(table), field.type)
-        elif field.name in NAMED:
+        elif field.name in PREFIXED:
             column = pa.array([f"{name}/{value}" for value in table[field.name].to_pylist()], field.type)
         elif table[field.name].type != field.type and pa.types.is_nested(table[field.name].type):
             column = pa.array([repr(value) for value in table[field.name].to_pylist()], field.type)

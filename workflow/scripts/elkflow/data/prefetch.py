@@ -5,10 +5,10 @@ from typing import Any
 
 from elkflow.common.errors import UserError
 from elkflow.config.data import QuestionSettings
-from elkflow.data.sources import commit, open_rows
+from elkflow.data.sources import hub_commit, open_rows
 
 
-def prefetch(datasets: Mapping[str, QuestionSettings]) -> dict[str, Any]:
+def prefetch_datasets(datasets: Mapping[str, QuestionSettings]) -> dict[str, Any]:
     """Download every hub dataset into the cache of `datasets`; return name to id, revision, commit and row counts.
 
     Raises:
@@ -26,7 +26,7 @@ def prefetch(datasets: Mapping[str, QuestionSettings]) -> dict[str, Any]:
             "id": settings.hub.id,
             "name": settings.hub.name,
             "revision": settings.hub.revision,
-            "commit": commit(parts["train"]),
+            "commit": hub_commit(parts["train"]),
             "rows": {part: len(rows) for part, rows in parts.items()},
         }
     return found

@@ -9,9 +9,9 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 
-from elkflow.common.files import BATCH
+from elkflow.common.files import BATCH_ROWS
 
-PILES = 200
+MAX_PILES = 200
 """Temporary files open at once: fewer than systems allow. Beyond `BATCH * PILES` rows the piles grow instead."""
 
 
@@ -24,7 +24,7 @@ def reorder(tables: Iterable[pa.Table], rows: np.ndarray, folder: Path) -> Itera
     Args:
         rows: [n] row numbers of the stream, each once.
     """
-    size = max(BATCH, -(-len(rows) // PILES))
+    size = max(BATCH_ROWS, -(-len(rows) // MAX_PILES))
     order = np.argsort(rows)  # [n] places of the wanted rows, as they come along in the stream
     first = done = 0
     with ExitStack() as files:

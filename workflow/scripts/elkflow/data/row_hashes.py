@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from elkflow.common.files import BATCH
-from elkflow.data.assignment import mix
+from elkflow.common.files import BATCH_ROWS
+from elkflow.data.assignment import scramble
 
 
 def hash_rows(columns: list[pa.ChunkedArray]) -> np.ndarray:
@@ -13,14 +13,14 @@ def hash_rows(columns: list[pa.ChunkedArray]) -> np.ndarray:
     import pandas as pd
 
     total = np.zeros(len(columns[0]), np.uint64)
-    for start in range(0, len(total), BATCH):  # pandas hashes Python's own strings, which are not small
-        here = slice(start, start + BATCH)
+    for start in range(0, len(total), BATCH_ROWS):  # pandas hashes Python's own strings, which are not small
+        here = slice(start, start + BATCH_ROWS)
         for place, column in enumerate(columns):
-            part = column.slice(start, BATCH)
+            part = column.slice(start, BATCH_ROWS)
             values = part.to_numpy(zero_copy_only=False)
             if values.dtype == object and not is_text(part.type):
                 values = np.array([repr(value) for value in part.to_pylist()], dtype=object)
-            total[here] = mix(total[here] ^ pd.util.hash_array(values, categorize=False), place)
+            total[here] = scramble(total[here] ^ pd.util.hash_array(values, categorize=False), place)
     return total
 
 
@@ -29,7 +29,7 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def normalised(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def normalise_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Lower case, runs of anything but letters and digits as one space; columns that hold no text as they are."""
     if not is_text(column.type):
         return column

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from elkflow.common.errors import UserError
-from elkflow.common.files import BATCH, given_back, stream_table
+from elkflow.common.errors import UserError, first_line
+from elkflow.common.files import BATCH_ROWS, release_memory, stream_table
 from elkflow.common.paths import FACTS
-from elkflow.config.data import HubSource, QuestionSettings
-from elkflow.data.facts import generate, load_facts
+from elkflow.config.data import HubDataset, QuestionSettings
+from elkflow.data.facts import generate_questions, load_facts
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 Rows = TypeVar("Rows", bound=Sized)
 logger = logging.getLogger("elkflow")
-TEXT = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-BLOCK = 2**24  # bytes of JSON lines
-COMMIT = re.compile(r"[0-9a-f]{40}")
-READERS = {
+TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+JSON_BLOCK = 2**24  # bytes of JSON lines
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+LOADERS = {
     ".parquet": "parquet",
     ".jsonl": "json",
     ".ndjson": "json",
@@ -65,12 +65,12 @@ def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
 
     if settings.facts is not None:
         table = Path(settings.facts.table) if settings.facts.table else FACTS
-        return {"train": Dataset(generate(load_facts(table), settings.facts.seed, settings.facts.label))}
+        return {"train": Dataset(generate_questions(load_facts(table), settings.facts.seed, settings.facts.label))}
     if settings.hub is not None:
         parts: dict[str, Dataset | ParquetRows] = {
-            part: _from_hub(settings.hub, name) for part, name in settings.hub.splits.items()
+            part: _open_hub(settings.hub, name) for part, name in settings.hub.splits.items()
         }
-        if not COMMIT.fullmatch(settings.hub.revision) and (found := commit(parts["train"])):
+        if not COMMIT_HASH.fullmatch(settings.hub.revision) and (found := hub_commit(parts["train"])):
             logger.warning(
                 "hub dataset %s: %r is no commit and can move; to pin these rows, write `revision: %s`",
                 settings.hub.id,
@@ -79,53 +79,53 @@ def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
             )
         return parts
     paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}
-    return {part: _from_path(Path(path)) for part, path in paths.items()}
+    return {part: _open_path(Path(path)) for part, path in paths.items()}
 
 
-def _from_path(path: Path) -> "Dataset | ParquetRows":
+def _open_path(path: Path) -> "Dataset | ParquetRows":
     import datasets
 
-    _refuse_absent(path)
+    _refuse_missing_or_empty(path)
     try:
         if path.is_dir():
             rows = datasets.load_from_disk(str(path))
             if isinstance(rows, datasets.DatasetDict):
                 raise UserError(f"{path}: holds several splits ({', '.join(rows)}); name the folder of one of them")
-            return _not_empty(rows, path)
-        if path.suffix not in READERS:
+            return _refuse_no_rows(rows, path)
+        if path.suffix not in LOADERS:
             raise UserError(
-                f"{path}: unknown format {path.suffix!r}; known are {', '.join(READERS)}, save_to_disk folders"
+                f"{path}: unknown format {path.suffix!r}; known are {', '.join(LOADERS)}, save_to_disk folders"
             )
         if path.suffix == ".parquet":
             pq.read_metadata(path)
-            return _not_empty(ParquetRows(path), path)
+            return _refuse_no_rows(ParquetRows(path), path)
         options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
         rows = datasets.load_dataset(
-            READERS[path.suffix],
+            LOADERS[path.suffix],
             data_files={"train": str(path)},
             split="train",
-            writer_batch_size=BATCH,
+            writer_batch_size=BATCH_ROWS,
             **options,
         )
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
         _refuse_other_encodings(path)
         raise UserError(
-            f"{path}: cannot be read as {path.suffix or 'a save_to_disk folder'} ({_cause(error)})"
+            f"{path}: cannot be read as {path.suffix or 'a save_to_disk folder'} ({_root_cause(error)})"
         ) from None
-    return _not_empty(rows, path)
+    return _refuse_no_rows(rows, path)
 
 
-def _from_hub(source: HubSource, split: str) -> "Dataset":
+def _open_hub(source: HubDataset, split: str) -> "Dataset":
     import datasets
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     shown = f"{source.id}{f' ({source.name})' if source.name else ''} at {source.revision}"
     try:
         rows = datasets.load_dataset(
-            source.id, source.name, split=split, revision=source.revision, writer_batch_size=BATCH
+            source.id, source.name, split=split, revision=source.revision, writer_batch_size=BATCH_ROWS
         )
     except HfHubHTTPError as error:
-        raise UserError(f"hub dataset {shown}: {_first_line(error)}") from None
+        raise UserError(f"hub dataset {shown}: {first_line(error)}") from None
     except (
         datasets.exceptions.DatasetNotFoundError,
         datasets.exceptions.DatasetGenerationError,
@@ -135,23 +135,23 @@ def _from_hub(source: HubSource, split: str) -> "Dataset":
         ValueError,
         pa.ArrowException,
     ) as error:
-        raise UserError(f"hub dataset {shown}, split {split!r}: {_cause(error)}") from None
-    if COMMIT.fullmatch(source.revision) and (cached := commit(rows)) != source.revision:
+        raise UserError(f"hub dataset {shown}, split {split!r}: {_root_cause(error)}") from None
+    if COMMIT_HASH.fullmatch(source.revision) and (cached := hub_commit(rows)) != source.revision:
         # Without a network `datasets` takes whatever revision it has, and says so only in a log line.
         raise UserError(
             f"hub dataset {shown}: the cache holds only {cached}; run `snakemake prefetch` where there is a network"
         )
-    return _not_empty(rows, f"hub dataset {shown}, split {split!r}")
+    return _refuse_no_rows(rows, f"hub dataset {shown}, split {split!r}")
 
 
-def _refuse_absent(path: Path) -> None:
+def _refuse_missing_or_empty(path: Path) -> None:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path}: empty file")
 
 
-def peek(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.Table]]]:
+def peek_file(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.Table]]]:
     """A local file's column names, and a function that reads the labels and some other columns, as a stream of tables.
 
     Text formats are parsed and not converted. A CSV's columns are text, but for labels that are numbers or booleans; a
@@ -160,10 +160,10 @@ def peek(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.
     Raises:
         UserError: the file is missing, empty or not what its name says.
     """
-    _refuse_absent(path)
-    if path.suffix not in TEXT:
-        rows = _from_path(path)
-        return rows.column_names, lambda label, others: batches(rows, list(dict.fromkeys([label, *others])))
+    _refuse_missing_or_empty(path)
+    if path.suffix not in TEXT_FORMATS:
+        rows = _open_path(path)
+        return rows.column_names, lambda label, others: read_batches(rows, list(dict.fromkeys([label, *others])))
     parse = _csv_tables if path.suffix in (".csv", ".tsv") else _json_tables
     with _parse_errors(path):
         first = next(parse(path), None)
@@ -175,7 +175,7 @@ def peek(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.
             for table in parse(path):
                 found = dict(zip(table.column_names, table.columns, strict=True))
                 found = {name: found.get(name, pa.nulls(len(table))) for name in [label, *others]}
-                yield pa.table(found | ({label: _narrowed(found[label])} if parse is _csv_tables else {}))
+                yield pa.table(found | ({label: _parse_column(found[label])} if parse is _csv_tables else {}))
 
     return first.column_names, read
 
@@ -186,12 +186,12 @@ def _parse_errors(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
         _refuse_other_encodings(path)
-        raise UserError(f"{path}: cannot be read as {path.suffix} ({_first_line(error)})") from None
+        raise UserError(f"{path}: cannot be read as {path.suffix} ({first_line(error)})") from None
 
 
 def _refuse_other_encodings(path: Path) -> None:
     """Say which line of a text file is the first that is not UTF-8, if there is one."""
-    if path.suffix not in TEXT:
+    if path.suffix not in TEXT_FORMATS:
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -212,7 +212,7 @@ def _csv_tables(path: Path) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def _narrowed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _parse_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Text as numbers or booleans, if all of it is."""
     for kind in (pa.int64(), pa.bool_(), pa.float64()):
         try:
@@ -226,49 +226,49 @@ def _json_tables(path: Path) -> Iterator[pa.Table]:
     from pyarrow import json
 
     with path.open("rb") as file:
-        while lines := file.readlines(BLOCK):
+        while lines := file.readlines(JSON_BLOCK):
             text = b"".join(lines).decode()  # Arrow takes any bytes for text
             yield json.read_json(pa.BufferReader(text.encode()))
 
 
-def commit(rows: "Dataset | ParquetRows") -> str | None:
+def hub_commit(rows: "Dataset | ParquetRows") -> str | None:
     """The hub commit that rows were loaded from: the name of their folder in the cache of `datasets`."""
     if isinstance(rows, ParquetRows) or not rows.cache_files:
         return None
     folder = Path(rows.cache_files[0]["filename"]).parent.name
-    return folder if COMMIT.fullmatch(folder) else None
+    return folder if COMMIT_HASH.fullmatch(folder) else None
 
 
-def batches(rows: "Dataset | ParquetRows", columns: list[str]) -> Iterator[pa.Table]:
+def read_batches(rows: "Dataset | ParquetRows", columns: list[str]) -> Iterator[pa.Table]:
     """Some columns as Arrow tables of about `BATCH` rows, in order.
 
     Rows that are whole Arrow files are read from these. `datasets` maps the files into memory, whose pages would stay
     with this process once they are touched.
     """
     if isinstance(rows, ParquetRows):
-        return _from_parquet(rows.path, columns)
-    if files := _whole_files(rows):
-        return given_back(_from_arrow(files, columns))
+        return _read_parquet(rows.path, columns)
+    if files := _whole_arrow_files(rows):
+        return release_memory(_read_arrow(files, columns))
     return (
         pa.Table.from_batches(table.to_batches())
-        for table in rows.select_columns(columns).with_format("arrow").iter(BATCH)
+        for table in rows.select_columns(columns).with_format("arrow").iter(BATCH_ROWS)
     )
 
 
-def _from_arrow(files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+def _read_arrow(files: list[str], columns: list[str]) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     for file in files:
         with pa.OSFile(file) as source, pa.ipc.open_stream(source) as reader:
             for batch in reader:
                 held.append(batch.select(columns))
-                if sum(map(len, held)) >= BATCH:
+                if sum(map(len, held)) >= BATCH_ROWS:
                     yield pa.Table.from_batches(held)
                     held = []
     if held:
         yield pa.Table.from_batches(held)
 
 
-def _from_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
     from datasets import Features
     from datasets.table import table_cast
 
@@ -278,7 +278,7 @@ def _from_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
         yield table_cast(table.select(columns), schema)
 
 
-def _whole_files(rows: "Dataset") -> list[str]:
+def _whole_arrow_files(rows: "Dataset") -> list[str]:
     """The Arrow files that hold exactly these rows, one after the other; none if there is more to it."""
     from datasets.table import ConcatenationTable, MemoryMappedTable
 
@@ -294,18 +294,14 @@ def _whole_files(rows: "Dataset") -> list[str]:
     return [block.path for block in blocks]
 
 
-def _not_empty(rows: Rows, where: Any) -> Rows:
+def _refuse_no_rows(rows: Rows, where: Any) -> Rows:
     if len(rows) == 0:
         raise UserError(f"{where}: no rows")
     return rows
 
 
-def _cause(error: BaseException) -> str:
+def _root_cause(error: BaseException) -> str:
     """The innermost reason: `datasets` wraps what went wrong in sentences of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from elkflow.common.errors import UserError
-from elkflow.common.files import BATCH, atomic
+from elkflow.common.files import BATCH_ROWS, atomic
 from elkflow.config.data import SPLITS, QuestionSettings
-from elkflow.data.assignment import Keys, connected, deal, mix
+from elkflow.data.assignment import RowKeys, assign_rows, connected_groups, scramble
 from elkflow.data.reorder import reorder
-from elkflow.data.row_hashes import hash_rows, is_text, normalised
+from elkflow.data.row_hashes import hash_rows, is_text, normalise_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from elkflow.data.sources import ParquetRows
 
 logger = logging.getLogger("elkflow")
-RESERVED = ("id", "group", "label")
+RESERVED_COLUMNS = ("id", "group", "label")
 
 
 def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
@@ -34,22 +34,26 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: bad rows (the message names file, row and column) or too few of them.
     """
-    from elkflow.data.sources import commit, open_rows
+    from elkflow.data.sources import hub_commit, open_rows
 
     sources = open_rows(settings)
-    fields = {part: _fields(settings, rows.column_names, _where(settings, part)) for part, rows in sources.items()}
-    keys = {part: _keys(settings, rows, fields[part], _where(settings, part)) for part, rows in sources.items()}
+    fields = {
+        part: field_columns(settings, rows.column_names, _source_name(settings, part)) for part, rows in sources.items()
+    }
+    keys = {
+        part: _row_keys(settings, rows, fields[part], _source_name(settings, part)) for part, rows in sources.items()
+    }
     assert settings.split is not None  # the settings see to it
-    dealt = deal(keys["train"], keys.get("val"), settings.split, len(settings.labels))
+    dealt = assign_rows(keys["train"], keys.get("val"), settings.split, len(settings.labels))
     labels, groups = ({part: getattr(own, name) for part, own in keys.items()} for name in ("label", "group"))
     del keys  # its other hashes have served
-    found = {part: {"rows": len(rows), "commit": commit(rows)} for part, rows in sources.items()}
+    found = {part: {"rows": len(rows), "commit": hub_commit(rows)} for part, rows in sources.items()}
     facts: dict[str, Any] = {"sources": found, "removed": dealt.removed, "splits": {}}
     for name in SPLITS:
         part = "val" if name == "val" and "val" in sources else "train"
         rows = dealt.rows[name]
         path = folder / f"{name}.parquet"
-        _write(settings, sources[part], rows, part, fields[part], labels[part], groups[part], path)
+        _write_split(settings, sources[part], rows, part, fields[part], labels[part], groups[part], path)
         counts = np.bincount(labels[part][rows], minlength=len(settings.labels))
         facts["splits"][name] = {
             "rows": len(rows),
@@ -61,7 +65,7 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _where(settings: QuestionSettings, part: str) -> str:
+def _source_name(settings: QuestionSettings, part: str) -> str:
     """How messages name a source."""
     if settings.hub is not None:
         return f"{settings.hub.id} ({settings.hub.splits[part]})"  # type: ignore[index]
@@ -70,12 +74,12 @@ def _where(settings: QuestionSettings, part: str) -> str:
     return settings.path[part] if isinstance(settings.path, dict) else str(settings.path)  # type: ignore[index]
 
 
-def _fields(settings: QuestionSettings, names: list[str], where: str) -> dict[str, str]:
+def field_columns(settings: QuestionSettings, names: list[str], where: str) -> dict[str, str]:
     """Field name to source column, after checking that every column the settings name is there."""
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{where}: two columns are called {twice[0]!r}")
     used = {"label": settings.label, "id": settings.id, "pair": settings.pair}
-    used |= {f"group[{n}]": column for n, column in enumerate(_group_columns(settings))}
+    used |= {f"group[{n}]": column for n, column in enumerate(group_columns(settings))}
     used |= {f"columns.{name}": column for name, column in (settings.columns or {}).items()}
     for key, column in used.items():
         if column is not None and column not in names:
@@ -85,25 +89,26 @@ def _fields(settings: QuestionSettings, names: list[str], where: str) -> dict[st
     else:
         taken = {settings.label: "label", settings.id: "id"}
         fields = {name: name for name in names if name not in taken}
-    for name in RESERVED:
+    for name in RESERVED_COLUMNS:
         if name in fields:
             raise UserError(f"{where}: a field cannot be called {name!r}; give it another name with `columns`")
     return fields
 
 
-def _group_columns(settings: QuestionSettings) -> list[str]:
+def group_columns(settings: QuestionSettings) -> list[str]:
+    """The source columns whose equal values never end up in two splits."""
     return [settings.group] if isinstance(settings.group, str) else list(settings.group or [])
 
 
-def _keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dict[str, str], where: str) -> Keys:
+def _row_keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dict[str, str], where: str) -> RowKeys:
     """Check every row and hash what the dealing needs of it; holds one batch of text at a time.
 
     Raises:
         UserError: null or empty text, a label that is none, an id that appears twice.
     """
-    from elkflow.data.sources import batches
+    from elkflow.data.sources import read_batches
 
-    groups = _group_columns(settings)
+    groups = group_columns(settings)
     ties = [*groups, *([settings.pair] if settings.pair else [])]
     special = [*ties, *([settings.id] if settings.id else [])]
     columns = list(dict.fromkeys([settings.label, *special, *fields.values()]))
@@ -111,14 +116,14 @@ def _keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dic
     content, text = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
     hashes = {name: np.empty(len(rows), np.uint64) for name in special}
     start = 0
-    for batch in batches(rows, columns):
+    for batch in read_batches(rows, columns):
         for name in columns:
-            _refuse_nulls(batch[name], name, where, start)
+            refuse_missing_values(batch[name], name, where, start)
         here = slice(start, start + len(batch))
         labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
         texts = [name for name in fields.values() if is_text(batch[name].type) and name not in special]
-        content[here] = hash_rows([batch[name] for name in fields.values()]) ^ mix(labels[here], 0)
-        text[here] = hash_rows([normalised(batch[name]) for name in texts or fields.values()])
+        content[here] = hash_rows([batch[name] for name in fields.values()]) ^ scramble(labels[here], 0)
+        text[here] = hash_rows([normalise_text(batch[name]) for name in texts or fields.values()])
         for name, found in hashes.items():
             found[here] = hash_rows([batch[name]])
         start += len(batch)
@@ -126,7 +131,7 @@ def _keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dic
         _refuse_duplicates(hashes[settings.id], rows, settings.id, where)
     # Without a group of its own a row is grouped by its text, which keeps near-duplicates together at least.
     tied = [hashes[name] for name in ties] if groups else [text, *(hashes[name] for name in ties)]
-    return Keys(labels, content, connected(*tied), text, hashes.get(settings.pair) if settings.pair else None)
+    return RowKeys(labels, content, connected_groups(*tied), text, hashes.get(settings.pair) if settings.pair else None)
 
 
 def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str, start: int = 0) -> np.ndarray:
@@ -155,14 +160,14 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
     return codes.astype(np.int64)
 
 
-def _refuse_nulls(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
+def refuse_missing_values(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
     """Refuse missing values, text of white space only, and bytes that are no text (Arrow takes any from a file)."""
     bad = pc.is_null(column, nan_is_null=True)
     if is_text(column.type):
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            row = next(n for n, value in enumerate(column.cast(pa.binary())) if not _decodes(value.as_py() or b""))
+            row = next(n for n, value in enumerate(column.cast(pa.binary())) if not _is_utf8(value.as_py() or b""))
             raise UserError(f"{where}, row {start + row}: column {name!r} is not UTF-8 text") from None
         blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(column)), 0)
         bad = pc.or_(bad, pc.fill_null(blank, True))
@@ -171,7 +176,7 @@ def _refuse_nulls(column: pa.ChunkedArray, name: str, where: str, start: int) ->
         raise UserError(f"{where}, row {start + row}: column {name!r} is empty")
 
 
-def _decodes(value: bytes) -> bool:
+def _is_utf8(value: bytes) -> bool:
     try:
         value.decode()
     except UnicodeDecodeError:
@@ -180,19 +185,19 @@ def _decodes(value: bytes) -> bool:
 
 
 def _refuse_duplicates(hashes: np.ndarray, rows: "Dataset | ParquetRows", name: str, where: str) -> None:
-    from elkflow.data.sources import batches
+    from elkflow.data.sources import read_batches
 
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     same = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(same):
         first, second = sorted((int(order[same[0]]), int(order[same[0] + 1])))
-        values = chain.from_iterable(table[name] for table in batches(rows, [name]))
+        values = chain.from_iterable(table[name] for table in read_batches(rows, [name]))
         value = next(islice(values, first, None)).as_py()
         raise UserError(f"{where}, rows {first} and {second}: both have the {name} {value!r}")
 
 
-def _write(
+def _write_split(
     settings: QuestionSettings,
     rows: "Dataset | ParquetRows",
     numbers: np.ndarray,
@@ -207,14 +212,14 @@ def _write(
     Args:
         labels, groups: of every row of the source.
     """
-    from elkflow.data.sources import batches
+    from elkflow.data.sources import read_batches
 
-    named = _group_columns(settings)
+    named = group_columns(settings)
     special = [settings.label, *named, *([settings.id] if settings.id else [])]
     columns = list(dict.fromkeys([*special, *fields.values()]))
     with atomic(path) as temporary:
         writer, start = None, 0
-        for batch in reorder(batches(rows, columns), numbers, path.parent):
+        for batch in reorder(read_batches(rows, columns), numbers, path.parent):
             here = numbers[start : start + len(batch)]
             ids = batch[settings.id].cast(pa.string()) if settings.id else pa.array([f"{part}-{row}" for row in here])
             if len(named) == 1:
@@ -227,7 +232,7 @@ def _write(
                 | {"label": pa.array(labels[here], pa.int64())}
             )
             writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table, row_group_size=BATCH)
+            writer.write_table(table, row_group_size=BATCH_ROWS)
             start += len(batch)
         assert writer is not None  # no split is empty
         writer.close()

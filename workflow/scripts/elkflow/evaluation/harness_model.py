@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from elkflow.batching import tree_attention
 from elkflow.batching.only_at import outputs_only_at
-from elkflow.batching.prefix_tree import Line, Question, batches, joined, pad, tree_lines
-from elkflow.batching.tree_attention import ancestor_mask, windows
+from elkflow.batching.prefix_tree import Line, PromptWithAnswers, batch_lines, join_lines, pad_right, tree_lines
+from elkflow.batching.tree_attention import ancestor_mask, attention_windows
 from elkflow.common.cli import progress
 from elkflow.common.errors import UserError
 from elkflow.evaluation.score_cache import BLOCK, Answers, Request
@@ -119,7 +119,7 @@ class HarnessModel(HFLM):
         longest = max((len(question.prompt) + len(question.answers[0]) for question in questions), default=0)
         windowed = longest <= LONGEST_IN_WINDOWS
         if windowed not in self._readers:
-            sample = [Question(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
+            sample = [PromptWithAnswers(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
             self._readers[windowed] = choose_layout(Reader(self.model, "decoder", windowed=windowed), sample)
         reader = self._readers[windowed]
         size = self._chosen or self.batch_size_per_gpu
@@ -132,7 +132,7 @@ class HarnessModel(HFLM):
                 lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
             else:
                 lines = plain_lines(questions)
-            for batch in progress(list(few_logits(batches(lines, tokens))), "scoring"):
+            for batch in progress(list(few_logits(batch_lines(lines, tokens))), "scoring"):
                 for slot, answer in self._score(batch, requests, reader.windowed):
                     answers[slot] = answer
             return answers
@@ -141,14 +141,14 @@ class HarnessModel(HFLM):
             return score(int(size) * longest)
         return find_executable_batch_size(score, starting_batch_size=BATCH_TOKENS.get(self.device.type, 8192))()
 
-    def _question(self, row: int, request: Request) -> Question:
+    def _question(self, row: int, request: Request) -> PromptWithAnswers:
         """The tokens to be fed: all but the last, whose probability the one before it tells.
 
         What is too long for the model loses its beginning, as in the parent.
         """
         _, context, continuation = request
         tokens = (context + continuation)[-(self.max_length + 1) :]
-        return Question(row, tokens[: -len(continuation)], [tokens[-len(continuation) : -1]])
+        return PromptWithAnswers(row, tokens[: -len(continuation)], [tokens[-len(continuation) : -1]])
 
     @torch.inference_mode()
     def _score(
@@ -158,14 +158,14 @@ class HarnessModel(HFLM):
 
         Lines that are plain sequences need no mask: padding stands to the right, where causal attention never looks.
         """
-        lines = [joined(lines)] if windowed else lines
-        inputs: dict[str, Any] = {"input_ids": pad([line.ids for line in lines], 0), "use_cache": False}
+        lines = [join_lines(lines)] if windowed else lines
+        inputs: dict[str, Any] = {"input_ids": pad_right([line.ids for line in lines], 0), "use_cache": False}
         if windowed:
-            inputs["position_ids"] = pad([line.depth for line in lines], 0)
-            inputs["windows"] = tree_attention.additive(*windows(lines[0]), self.device)
+            inputs["position_ids"] = pad_right([line.depth for line in lines], 0)
+            inputs["windows"] = tree_attention.additive_windows(*attention_windows(lines[0]), self.device)
         elif any(line.parent != list(range(-1, len(line.ids) - 1)) for line in lines):
             inputs["attention_mask"] = ancestor_mask(lines, self.model.dtype)
-            inputs["position_ids"] = pad([line.depth for line in lines], 0)
+            inputs["position_ids"] = pad_right([line.depth for line in lines], 0)
         inputs = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
         tails = [
             (row, slot, tail)
@@ -174,7 +174,10 @@ class HarnessModel(HFLM):
         ]
         places = torch.tensor([(row, column) for row, _, tail in tails for column in tail])
         where, order = torch.unique(places, dim=0, return_inverse=True)
-        with outputs_only_at(self.model, where), tree_attention.windowed(self.model) if windowed else nullcontext():
+        with (
+            outputs_only_at(self.model, where),
+            tree_attention.windowed_attention(self.model) if windowed else nullcontext(),
+        ):
             logits = self.model(**inputs).logits[0].float()  # [K, V]
         wanted = torch.tensor([token for _, slot, _ in tails for token in requests[slot][2]])
         order, wanted = order.to(logits.device), wanted.to(logits.device)
@@ -187,7 +190,7 @@ class HarnessModel(HFLM):
             start = end
 
 
-def plain_lines(questions: Sequence[Question]) -> list[Line]:
+def plain_lines(questions: Sequence[PromptWithAnswers]) -> list[Line]:
     """A line for each distinct input, for architectures that take no tree: answers of one token still share it."""
     lines: dict[tuple[int, ...], Line] = {}
     for question in questions:

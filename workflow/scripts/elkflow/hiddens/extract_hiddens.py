@@ -14,21 +14,21 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
-from elkflow.batching.prefix_tree import Position, Question, batches
+from elkflow.batching.prefix_tree import Position, PromptWithAnswers, batch_lines
 from elkflow.common.cli import progress
 from elkflow.common.errors import UserError
 from elkflow.common.files import atomic
-from elkflow.hiddens.reader import BATCH_TOKENS, Read, Reader, choose_layout
-from elkflow.hiddens.states_file import Shape, StatesFile
-from elkflow.models.load import Kind
+from elkflow.hiddens.reader import BATCH_TOKENS, Reader, SlotStates, choose_layout
+from elkflow.hiddens.states_file import DtypeAndShape, StatesFile
+from elkflow.models.load import ModelKind
 
-CONVENTION = "hidden_states: 0 embeddings, i output of block i, last after the final norm"
+LAYER_CONVENTION = "hidden_states: 0 embeddings, i output of block i, last after the final norm"
 
 
-def extract(
+def extract_hiddens(
     model: PreTrainedModel,
-    kind: Kind,
-    questions: Sequence[Question],
+    kind: ModelKind,
+    questions: Sequence[PromptWithAnswers],
     path: Path,
     *,
     names: Sequence[str],
@@ -54,8 +54,8 @@ def extract(
     tokens = batch_tokens or BATCH_TOKENS.get(model.device.type, 8192)
     reader = Reader(model, kind, position=position, closing=closing)
     chosen = choose_layout(reader, questions)
-    reader.shared, reader.windowed = shared_by_all(processes, (chosen.shared, chosen.windowed))
-    work = list(batches(reader.lines(questions, tokens), tokens))
+    reader.shared, reader.windowed = broadcast(processes, (chosen.shared, chosen.windowed))
+    work = list(batch_lines(reader.lines(questions, tokens), tokens))
     like = reader.read(reader.lines(questions[:1]))  # tells dtype and sizes
     answers = len(questions[0].answers)
     states = (like.states.dtype, (len(questions), answers, like.states.shape[-1]))
@@ -64,13 +64,13 @@ def extract(
     }
     if like.logprobs is not None:
         shapes["answer_logprobs"] = (torch.float32, (len(questions), answers))
-    header = {"format": "1", "layers": CONVENTION, "position": position, "kind": kind, **(metadata or {})}
+    header = {"format": "1", "layers": LAYER_CONVENTION, "position": position, "kind": kind, **(metadata or {})}
     mine = work[processes.process_index :: processes.num_processes]
-    with common_file(processes, path, shapes, header) as file:
+    with shared_states_file(processes, path, shapes, header) as file:
         for lines in progress(mine, "hidden states") if processes.is_main_process else mine:
             read = reader.read(lines)
             check_finite(read, names, answers)
-            write(file, read)
+            write_states(file, read)
     computed = sum(len(line.ids) + len(line.source) for lines in work for line in lines)
     alone = sum(len(question.prompt) + len(answer) for question in questions for answer in question.answers)
     return {
@@ -82,7 +82,7 @@ def extract(
     }
 
 
-def shared_by_all(processes: PartialState, value: Any) -> Any:
+def broadcast(processes: PartialState, value: Any) -> Any:
     """The main process's value, in every process."""
     if processes.num_processes == 1:
         return value
@@ -90,25 +90,25 @@ def shared_by_all(processes: PartialState, value: Any) -> Any:
 
 
 @contextmanager
-def common_file(
+def shared_states_file(
     processes: PartialState,
     path: Path,
-    shapes: Mapping[str, Shape],
+    shapes: Mapping[str, DtypeAndShape],
     metadata: Mapping[str, str],
 ) -> Iterator[StatesFile]:
     """One file that all processes fill: the main one makes it and, when all are done, puts it in its place."""
     if not processes.is_main_process:
-        with StatesFile(Path(shared_by_all(processes, None)), shapes, metadata, create=False) as file:
+        with StatesFile(Path(broadcast(processes, None)), shapes, metadata, create=False) as file:
             yield file
         processes.wait_for_everyone()
         return
     with atomic(path) as temporary, StatesFile(temporary, shapes, metadata) as file:
-        shared_by_all(processes, str(temporary))
+        broadcast(processes, str(temporary))
         yield file
         processes.wait_for_everyone()
 
 
-def write(file: StatesFile, read: Read) -> None:
+def write_states(file: StatesFile, read: SlotStates) -> None:
     """Put each sequence's states in its slot."""
     order = torch.tensor(read.slots).argsort()
     slots, states = [read.slots[index] for index in order], read.states[:, order]
@@ -123,7 +123,7 @@ def write(file: StatesFile, read: Read) -> None:
         start = end
 
 
-def check_finite(read: Read, names: Sequence[str], answers: int) -> None:
+def check_finite(read: SlotStates, names: Sequence[str], answers: int) -> None:
     """Raise a UserError that names the first row and layer with NaN or infinity."""
     for what, values in (("hidden states of layer", read.states), ("log-probabilities", read.logprobs)):
         if values is None or bool(torch.isfinite(values).all()):

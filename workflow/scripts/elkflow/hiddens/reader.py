@@ -1,8 +1,4 @@
-"""Hidden states of contrast pairs, all layers, streamed into one safetensors file.
-
-Layers are counted as transformers counts `hidden_states`: 0 is the embeddings, i the output of block i, and the last
-one is taken after the final norm.
-"""
+"""Reading hidden states of contrast pairs: the batch layout of each model family, and the forward pass over a batch."""
 
 import logging
 import math
@@ -10,84 +6,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from elkflow.batching.only_at import outputs_only_at
 from elkflow.batching.prefix_tree import (
     Line,
     Position,
-    Question,
-    columns,
+    PromptWithAnswers,
     decoder_lines,
-    joined,
-    pad,
-    plain_lines,
+    join_lines,
+    pad_right,
+    read_columns,
     tree_lines,
+    unshared_lines,
 )
-from elkflow.batching.tree_attention import additive, ancestor_mask, windowed, windows
-from elkflow.common.errors import UserError
-from elkflow.common.files import read_json
-from elkflow.models.load import Kind
-from elkflow.models.tokens import encode_answer, encode_prompt, special_tokens
+from elkflow.batching.tree_attention import additive_windows, ancestor_mask, attention_windows, windowed_attention
+from elkflow.models.load import ModelKind
 
 logger = logging.getLogger("elkflow")
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
-AGREEMENT = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
-
-
-def tokenise(
-    tokenizer: PreTrainedTokenizerBase, kind: Kind, prompts: Sequence[str], answers: Sequence[Sequence[str]]
-) -> list[Question]:
-    """Questions as token ids, in the order of the file.
-
-    An encoder-decoder's prompt is closed (EOS) as its encoder expects.
-
-    Raises:
-        UserError: a prompt or an answer is empty, or questions differ in their number of answers; names the row.
-    """
-    closing = special_tokens(tokenizer)[1] if kind == "encoder-decoder" else []
-    known = {text: encode_answer(tokenizer, text) for texts in answers for text in texts}
-    questions = []
-    for row, (prompt, texts) in enumerate(zip(prompts, answers, strict=True)):
-        question = Question(row, encode_prompt(tokenizer, prompt) + closing, [known[text] for text in texts])
-        if not question.prompt or not texts or not all(question.answers):
-            raise UserError(f"row {row}: the prompt or an answer has no tokens")
-        if len(texts) != len(answers[0]):
-            raise UserError(f"row {row}: has {len(texts)} answers, but row 0 has {len(answers[0])}")
-        questions.append(question)
-    if not questions:
-        raise UserError("there are no prompts to read states of")
-    return questions
-
-
-def check_lengths(questions: Sequence[Question], folder: Path, names: Sequence[str], closing: int = 0) -> None:
-    """Refuse prompts that do not fit the model, before it is loaded.
-
-    Raises:
-        UserError: names the example and both lengths.
-    """
-    config = read_json(folder / "config.json")
-    limit = config.get("max_position_embeddings")
-    if limit is None and not config.get("is_encoder_decoder"):  # T5 has an n_positions that limits nothing
-        limit = config.get("n_positions")
-    if not isinstance(limit, int) or limit <= 0:
-        return
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):  # their positions start at 2
-        limit -= 2
-    for question in questions:
-        length = len(question.prompt) + max(map(len, question.answers)) + closing
-        if length > limit:
-            raise UserError(f"{names[question.row]}: {length} tokens, but the model reads at most {limit}")
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
 
 
 @dataclass(frozen=True)
-class Read:
+class SlotStates:
     """Hidden states [L, S, D] and answer log-probabilities [S] (None without an output layer) of S slots."""
 
     slots: list[int]
@@ -108,7 +55,7 @@ class Reader:
     def __init__(
         self,
         model: PreTrainedModel,
-        kind: Kind,
+        kind: ModelKind,
         *,
         position: Position = "last",
         closing: Sequence[int] = (),
@@ -121,7 +68,7 @@ class Reader:
         self.config = model.config.get_text_config(decoder=True)
         self.filler = self.config.pad_token_id or 0
 
-    def lines(self, questions: Sequence[Question], tokens: int = 2048) -> list[Line]:
+    def lines(self, questions: Sequence[PromptWithAnswers], tokens: int = 2048) -> list[Line]:
         """The questions laid out for this model, several in a line of at most `tokens` (and 512 under a mask)."""
         if self.kind == "encoder-decoder":
             return decoder_lines(questions, self._decoder_start(), self.shared)
@@ -129,7 +76,7 @@ class Reader:
             return tree_lines(questions, math.inf, tokens)
         if self.shared:
             return tree_lines(questions, self.config.hidden_size, min(tokens, 512))
-        return plain_lines(questions, self.closing if self.kind == "encoder" else ())
+        return unshared_lines(questions, self.closing if self.kind == "encoder" else ())
 
     def _decoder_start(self) -> int:
         """The token that opens a decoder's text; padding where the checkpoint names none, as T5 does."""
@@ -139,30 +86,30 @@ class Reader:
         return self.filler
 
     @torch.inference_mode()
-    def read(self, lines: Sequence[Line]) -> Read:
+    def read(self, lines: Sequence[Line]) -> SlotStates:
         """One forward pass over one batch of lines."""
         device = self.model.device
         if self.windowed:
-            lines = [joined(lines)]
-        ids = pad([line.ids for line in lines], self.filler).to(device)
+            lines = [join_lines(lines)]
+        ids = pad_right([line.ids for line in lines], self.filler).to(device)
         if self.windowed:
             mask = None
         elif self.shared:
             mask = ancestor_mask(lines, self.model.dtype).to(device)
         else:
-            mask = pad([[1] * len(line.ids) for line in lines], 0).to(device)
+            mask = pad_right([[1] * len(line.ids) for line in lines], 0).to(device)
         inputs: dict[str, Any] = {"output_hidden_states": True, "use_cache": False}
         if self.kind == "encoder-decoder":
             inputs |= self._encoded(lines) | {"decoder_input_ids": ids, "decoder_attention_mask": mask}
         else:
             inputs |= {"input_ids": ids, "attention_mask": mask}
             if self.shared:
-                inputs["position_ids"] = pad([line.depth for line in lines], 0).to(device)
+                inputs["position_ids"] = pad_right([line.depth for line in lines], 0).to(device)
             if self.kind == "encoder":
                 del inputs["use_cache"]
         slots = [slot for line in lines for slot in line.slots]
         if self.kind == "encoder":
-            return Read(slots, self._gather(self.model(**inputs).hidden_states, lines), None)
+            return SlotStates(slots, self._gather(self.model(**inputs).hidden_states, lines), None)
         scored = [
             (index, before, line.ids[column], position)
             for position, (index, line, tail) in enumerate(_sequences(lines))
@@ -172,21 +119,21 @@ class Reader:
         with ExitStack() as within:
             within.enter_context(outputs_only_at(self.model, where))
             if self.windowed:
-                inputs["windows"] = additive(*windows(lines[0]), device)
-                within.enter_context(windowed(self.model))
+                inputs["windows"] = additive_windows(*attention_windows(lines[0]), device)
+                within.enter_context(windowed_attention(self.model))
             outputs = self.model(**inputs)
         logprobs = outputs.logits[0].float().log_softmax(-1).cpu()
         tokens, owner = torch.tensor([item[2] for item in scored]), torch.tensor([item[3] for item in scored])
         sums = torch.zeros(len(slots)).index_add_(0, owner, logprobs[order, tokens])
         hidden = outputs.decoder_hidden_states if self.kind == "encoder-decoder" else outputs.hidden_states
-        return Read(slots, self._gather(hidden, lines), sums)
+        return SlotStates(slots, self._gather(hidden, lines), sums)
 
     def _encoded(self, lines: Sequence[Line]) -> dict[str, Any]:
         """Run the encoder once for each question of the batch, however many lines it has."""
         sources = {tuple(line.source): None for line in lines}
         number = {source: index for index, source in enumerate(sources)}
-        ids = pad([list(source) for source in sources], self.filler).to(self.model.device)
-        mask = pad([[1] * len(source) for source in sources], 0).to(self.model.device)
+        ids = pad_right([list(source) for source in sources], self.filler).to(self.model.device)
+        mask = pad_right([[1] * len(source) for source in sources], 0).to(self.model.device)
         encoded = self.model.get_encoder()(input_ids=ids, attention_mask=mask)
         which = torch.tensor([number[tuple(line.source)] for line in lines], device=ids.device)
         encoded.last_hidden_state = encoded.last_hidden_state[which]
@@ -195,15 +142,15 @@ class Reader:
     def _gather(self, hidden: Sequence[Tensor], lines: Sequence[Line]) -> Tensor:
         """Pick the positions that are read out of [B, T, D] of every layer: [L, S, D]; means are taken in fp32."""
         chosen = [
-            (index, columns(line, tail, self.position, whole=self.kind == "encoder"))
+            (index, read_columns(line, tail, self.position, whole=self.kind == "encoder"))
             for index, line, tail in _sequences(lines)
         ]
         row = torch.tensor([index for index, _ in chosen])
         if all(len(places) == 1 for _, places in chosen):
             column = torch.tensor([places[0] for _, places in chosen])
             return torch.stack([layer[row.to(layer.device), column.to(layer.device)].cpu() for layer in hidden])
-        column = pad([places for _, places in chosen], 0)
-        weight = pad([[1] * len(places) for _, places in chosen], 0).float()
+        column = pad_right([places for _, places in chosen], 0)
+        weight = pad_right([[1] * len(places) for _, places in chosen], 0).float()
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
         layers = [layer[row[:, None].to(layer.device), column.to(layer.device)].cpu() for layer in hidden]
         return torch.stack([(layer.float() * weight).sum(1).to(layer.dtype) for layer in layers])
@@ -213,7 +160,7 @@ def _sequences(lines: Sequence[Line]) -> Iterator[tuple[int, Line, list[int]]]:
     return ((index, line, tail) for index, line in enumerate(lines) for tail in line.tails)
 
 
-def choose_layout(reader: Reader, questions: Sequence[Question]) -> Reader:
+def choose_layout(reader: Reader, questions: Sequence[PromptWithAnswers]) -> Reader:
     """`reader` if its shared layout gives the states of plain forwards on a few questions, else a simpler one.
 
     Not every architecture takes an attention of ours, or honours a custom mask and positions (sliding windows, ALiBi,
@@ -225,11 +172,11 @@ def choose_layout(reader: Reader, questions: Sequence[Question]) -> Reader:
     plain = Reader(reader.model, reader.kind, shared=False, **options)
     if reader.windowed:
         masked = Reader(reader.model, reader.kind, windowed=False, **options)
-        return reader if _agree(reader, plain, questions) else choose_layout(masked, questions)
-    return reader if _agree(reader, plain, questions) else plain
+        return reader if _states_agree(reader, plain, questions) else choose_layout(masked, questions)
+    return reader if _states_agree(reader, plain, questions) else plain
 
 
-def _agree(reader: Reader, plain: Reader, questions: Sequence[Question]) -> bool:
+def _states_agree(reader: Reader, plain: Reader, questions: Sequence[PromptWithAnswers]) -> bool:
     """Whether both read the same from the longest question and a few that open alike."""
     longest = max(questions, key=lambda question: len(question.prompt))
     near = sorted(questions, key=lambda question: question.prompt)
@@ -242,6 +189,6 @@ def _agree(reader: Reader, plain: Reader, questions: Sequence[Question]) -> bool
     order = torch.tensor(mine.slots).argsort(), torch.tensor(theirs.slots).argsort()
     left, right = mine.states[:, order[0]].float(), theirs.states[:, order[1]].float()
     difference = ((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(1e-6)).max().item()
-    if difference > AGREEMENT[mine.states.dtype]:
+    if difference > TOLERANCE[mine.states.dtype]:
         logger.info("simpler batches: shared ones differ by %.2g in this architecture", difference)
-    return difference <= AGREEMENT[mine.states.dtype]
+    return difference <= TOLERANCE[mine.states.dtype]

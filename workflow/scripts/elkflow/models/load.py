@@ -18,18 +18,18 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from elkflow.common.errors import UserError
+from elkflow.common.errors import UserError, first_line
 from elkflow.common.files import read_json
 
-Kind = Literal["decoder", "encoder-decoder", "encoder"]
-AUTO_CLASSES: dict[Kind, Any] = {
+ModelKind = Literal["decoder", "encoder-decoder", "encoder"]
+AUTO_CLASSES: dict[ModelKind, Any] = {
     "decoder": AutoModelForCausalLM,
     "encoder-decoder": AutoModelForSeq2SeqLM,
     "encoder": AutoModel,
 }
 
 
-def kind(folder: Path | str) -> Kind:
+def model_kind(folder: Path | str) -> ModelKind:
     """Which family a checkpoint belongs to, told from its config.json.
 
     Raises:
@@ -56,7 +56,7 @@ def load_model(
     quantization: str | None = None,
     trust_remote_code: bool = False,
     device_map: str | None = None,
-    kind: Kind | None = None,
+    kind: ModelKind | None = None,
 ) -> PreTrainedModel:
     """The checkpoint in eval mode, on this process's device or, with `device_map`, spread over all visible ones.
 
@@ -65,7 +65,7 @@ def load_model(
     Raises:
         UserError: the folder holds no readable checkpoint, or one that lacks weights of the architecture.
     """
-    family = kind or _kind(folder)
+    family = kind or _model_kind(folder)
     device = default_device()
     compute = compute_dtype(dtype, device)
     options: dict[str, Any] = {"dtype": compute}
@@ -87,14 +87,14 @@ def load_model(
             **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: no readable checkpoint ({_first_line(error)})") from None
+        raise UserError(f"{folder}: no readable checkpoint ({first_line(error)})") from None
     # What is missing would be drawn at random. Encoders may lack the pooler, which nothing here reads.
     if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name):
         raise UserError(f"{folder}: the checkpoint lacks {len(missing)} of the model's weights, first {missing[0]}")
     return (model if "device_map" in options else model.to(device)).eval()
 
 
-_kind = kind  # load_model has an argument of that name
+_model_kind = model_kind  # load_model has an argument of that name
 
 
 def default_device() -> torch.device:
@@ -115,7 +115,3 @@ def compute_dtype(name: str = "auto", device: torch.device | None = None) -> tor
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,8 +7,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from elkflow.common.errors import UserError
-from elkflow.models.load import _first_line
+from elkflow.common.errors import UserError, first_line
 
 
 def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -22,7 +21,7 @@ def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> PreTr
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no readable tokenizer ({_first_line(error)})") from None
+        raise UserError(f"{folder}: no readable tokenizer ({first_line(error)})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

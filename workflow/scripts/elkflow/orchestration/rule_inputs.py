@@ -13,8 +13,8 @@ def source_files(settings: QuestionSettings) -> list[str]:
 
 def template_files(settings: DatasetSettings, wording: str) -> list[str]:
     """Template files behind one wording."""
-    from elkflow.prompts.templates import locate
+    from elkflow.prompts.templates import locate_template
 
     chosen = settings.wordings[wording]
     names = [name for name in (chosen.template, chosen.about) if name]
-    return list(dict.fromkeys(os.path.relpath(locate(name)[0]) for name in names))
+    return list(dict.fromkeys(os.path.relpath(locate_template(name)[0]) for name in names))

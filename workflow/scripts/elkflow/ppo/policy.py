@@ -22,7 +22,7 @@ from transformers import Cache, PreTrainedModel
 
 from elkflow.batching.layout import LONGEST, Layout, packed, padded
 from elkflow.batching.only_at import _only_at
-from elkflow.batching.tree_attention import windowed
+from elkflow.batching.tree_attention import windowed_attention
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import PPOSettings
 from elkflow.ppo import fast_norms
@@ -200,7 +200,7 @@ class Policy(nn.Module):
             disable_input_dtype_casting(self.model) if half and lora else nullcontext(),
             torch.autocast(self.device.type, self.compute if half else torch.bfloat16, enabled=half),
             sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
-            windowed(self.base) if in_trie else nullcontext(),
+            windowed_attention(self.base) if in_trie else nullcontext(),
         ):
             yield
 

@@ -18,10 +18,10 @@ from elkflow.common import code_inputs
 from elkflow.common.cli import timed
 from elkflow.common.errors import UserError
 from elkflow.common.files import atomic, read_json, sha256, write_json
-from elkflow.common.manifests import check_files, write_manifest
+from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.model import ModelSettings
 from elkflow.config.ppo import PPOSettings
-from elkflow.models.load import kind, load_model
+from elkflow.models.load import load_model, model_kind
 from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo import schedule
 from elkflow.ppo.policy import Policy
@@ -70,8 +70,10 @@ def train_run(
         UserError: something in the files or settings does not fit.
         SystemExit: with code RETRY, if the process was told to stop.
     """
-    if kind(files.model) != "decoder":
-        raise UserError(f"{files.model}: PPO needs a model that continues text, this one is an {kind(files.model)}")
+    if model_kind(files.model) != "decoder":
+        raise UserError(
+            f"{files.model}: PPO needs a model that continues text, this one is an {model_kind(files.model)}"
+        )
     tokenizer = load_tokenizer(files.model, model_settings.trust_remote_code)
     context = read_json(files.model / "config.json").get("max_position_embeddings") or 10**9
     questions, held_out = (
@@ -83,7 +85,7 @@ def train_run(
     )
     schedule.total_steps(settings, len(questions))  # raises before the model is loaded
     check_trackers(trackers)
-    check_files(files.model, files.prompts, files.rewards, files.val_prompts, files.val_rewards)
+    check_against_manifests(files.model, files.prompts, files.rewards, files.val_prompts, files.val_rewards)
     stop = Stop()
     checkpoints.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers or None, project_dir=checkpoints)

@@ -13,11 +13,11 @@ from torch import Tensor
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_table
 
-MEMORY = 256 * 2**20  # bytes of float32 states held at a time
+MEMORY_LIMIT = 256 * 2**20  # bytes of float32 states held at a time
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ContrastPairs:
     """N contrast pairs under V wordings; the positive member is answer 1, the negative one answer 0."""
 
     files: list[Path]
@@ -45,7 +45,7 @@ class Pairs:
     """What the extractor wrote about each file."""
 
     @classmethod
-    def read(cls, prompts: Sequence[Path], hiddens: Sequence[Path], *, labelled: bool = True) -> "Pairs":
+    def read(cls, prompts: Sequence[Path], hiddens: Sequence[Path], *, labelled: bool = True) -> "ContrastPairs":
         """Read all but the states.
 
         Args:
@@ -76,7 +76,7 @@ class Pairs:
         if labelled and len(set(labels)) < 2:
             raise UserError(f"{prompts[0]}: every label is {labels[0]}; a probe needs both")
         columns = full.column_names
-        headers = [_header(path, len(ids)) for path in hiddens]
+        headers = [_read_header(path, len(ids)) for path in hiddens]
         layers, width, _, _ = headers[0]
         for path, header in zip(hiddens, headers, strict=True):
             if header[:2] != (layers, width):
@@ -132,11 +132,11 @@ class Pairs:
     def chunks(self, layers: Sequence[int], others: int = 0) -> list[list[int]]:
         """`layers` in runs that fit into memory together with the same layers of `others` more pairs."""
         one = 4 * (len(self) + others) * len(self.files) * 2 * self.width
-        size = max(1, MEMORY // one)
+        size = max(1, MEMORY_LIMIT // one)
         return [list(layers[start : start + size]) for start in range(0, len(layers), size)]
 
 
-def _header(path: Path, rows: int) -> tuple[int, int, NDArray[np.float64] | None, dict[str, str]]:
+def _read_header(path: Path, rows: int) -> tuple[int, int, NDArray[np.float64] | None, dict[str, str]]:
     """Number of layers, width, zero-shot log-odds [N] and metadata of a file of states."""
     try:
         with safe_open(path, framework="pt") as file:

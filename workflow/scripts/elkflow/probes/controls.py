@@ -18,9 +18,18 @@ from elkflow.common.cli import progress
 from elkflow.common.metrics import auroc, bootstrap
 from elkflow.config.probe import Method, ProbeSettings
 from elkflow.probes import methods
-from elkflow.probes.contrast_pairs import Pairs
-from elkflow.probes.fitting import Fitted, Parts, fit_all, judged, normalised, refit, reward_log_odds, scores
-from elkflow.probes.selection import choose
+from elkflow.probes.contrast_pairs import ContrastPairs
+from elkflow.probes.fitting import (
+    FittedProbes,
+    ProbeData,
+    fit_all,
+    member_scores,
+    normalised_states,
+    predictions,
+    refit,
+    reward_log_odds,
+)
+from elkflow.probes.selection import choose_layers
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Control:
     about: str
 
 
-def text_controls(parts: Parts, train: pd.DataFrame, val: pd.DataFrame) -> list[Control]:
+def text_controls(parts: ProbeData, train: pd.DataFrame, val: pd.DataFrame) -> list[Control]:
     """Majority, word overlap and bag of words: fitted on the fit part, without any hidden state.
 
     Args:
@@ -45,7 +54,7 @@ def text_controls(parts: Parts, train: pd.DataFrame, val: pd.DataFrame) -> list[
     columns = _text_columns(train)
     if len(columns) >= 2:
         odds = _fitted_log_odds(
-            _overlap(train, parts.train, columns)[parts.fit], labels, _overlap(val, parts.val, columns)
+            _word_overlap(train, parts.train, columns)[parts.fit], labels, _word_overlap(val, parts.val, columns)
         )
         about = f"logistic regression on the share of words that {' and '.join(columns)} have in common"
         found.append(Control("word_overlap", odds[None], about))
@@ -67,7 +76,7 @@ def _text_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in texts if np.mean([len(str(text).split()) for text in known[name].head(200)]) >= 3]
 
 
-def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArray:
+def _word_overlap(table: pd.DataFrame, pairs: ContrastPairs, columns: Sequence[str]) -> NDArray:
     """Share of each text's words that occur in each other text [N, features]; with what answer is shown, if one is."""
     rows = table.set_index(table["id"].astype(str)).loc[[str(question) for question in pairs.questions]]
     words = {
@@ -86,7 +95,7 @@ def _overlap(table: pd.DataFrame, pairs: Pairs, columns: Sequence[str]) -> NDArr
     return np.concatenate([features, shown, shown * features], 1)
 
 
-def zero_shot(parts: Parts, ensembling: str) -> list[Control]:
+def zero_shot_control(parts: ProbeData, ensembling: str) -> list[Control]:
     """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt; none from an encoder."""
     odds = parts.val.zero_shot
     if odds is None:
@@ -96,7 +105,7 @@ def zero_shot(parts: Parts, ensembling: str) -> list[Control]:
 
 
 def untrained_control(
-    train: Pairs, val: Pairs, method: Method, settings: ProbeSettings, weights: NDArray[np.float32]
+    train: ContrastPairs, val: ContrastPairs, method: Method, settings: ProbeSettings, weights: NDArray[np.float32]
 ) -> tuple[Control, pd.DataFrame]:
     """The probe's own method, layer choice included, on the states of a model with random weights.
 
@@ -112,9 +121,9 @@ def untrained_control(
         UserError: the states do not fit the settings.
     """
     alone = settings.model_copy(update={"methods": [method], "reward": method})
-    parts = Parts.of(train, val, alone)
+    parts = ProbeData.of(train, val, alone)
     fitted, _ = fit_all(parts, alone)
-    _, best = choose(fitted, parts, alone)
+    _, best = choose_layers(fitted, parts, alone)
     table = []
     for layer, members in zip(fitted[method].layers, fitted[method].val, strict=True):
         odds = reward_log_odds(members, settings.ensembling)
@@ -129,7 +138,9 @@ def untrained_control(
     return Control("untrained_model", odds[None], about), pd.DataFrame(table).assign(method="untrained_model")
 
 
-def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tuple[list[Control], pd.DataFrame]:
+def chance_controls(
+    parts: ProbeData, fitted: FittedProbes, settings: ProbeSettings
+) -> tuple[list[Control], pd.DataFrame]:
     """Random directions, and logistic probes on shuffled labels, each drawn `settings.draws` times.
 
     As the real probe, every draw has all layers to choose from, and chooses (and finds its sign) on the selection part;
@@ -147,17 +158,17 @@ def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tu
     pieces: dict[str, list[tuple[NDArray, NDArray]]] = {"random_directions": [], "shuffled_labels": []}
     l2 = float(np.median(fitted.facts["l2"])) if "l2" in fitted.facts else 0.1
     for layers in progress(parts.train.chunks(parts.layers, others=len(parts.val)), "controls"):
-        _, fit, selection, val = normalised(parts, layers, settings.normalise)
+        _, fit, selection, val = normalised_states(parts, layers, settings.normalise)
         width = fit.shape[-1]
         directions = torch.randn(len(layers), draws, width, generator=generator).to(fit)
-        found = _scores_of_many(directions, torch.zeros_like(directions[..., 0]), selection, val)
+        found = _scores_of_draws(directions, torch.zeros_like(directions[..., 0]), selection, val)
         pieces["random_directions"].append(found)
         members = fit.flatten(1, 2)
         labels = torch.as_tensor(shuffled[:, parts.fit], device=fit.device).repeat(1, fit.shape[1])
         weight, bias, _ = methods.logistic(
             members[:, :, 1] - members[:, :, 0], labels, torch.full((draws,), l2), torch.ones_like(labels)
         )
-        pieces["shuffled_labels"].append(_scores_of_many(weight, bias, selection, val))
+        pieces["shuffled_labels"].append(_scores_of_draws(weight, bias, selection, val))
     truth = np.repeat(parts.train.labels[parts.selection][None], draws, 0)
     about = {
         "random_directions": "a random direction on every layer, the best layer and sign chosen as for the probe",
@@ -175,15 +186,17 @@ def chance_controls(parts: Parts, fitted: Fitted, settings: ProbeSettings) -> tu
     return controls, pd.concat(tables, ignore_index=True)
 
 
-def _scores_of_many(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
+def _scores_of_draws(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
     """Member scores [draws, L, V, N, 2] on both parts from weight [L, draws, D] and bias [L, draws]."""
     each = range(weight.shape[1])
-    first, second = (np.stack([scores(weight[:, i], bias[:, i], part) for i in each]) for part in (selection, val))
+    first, second = (
+        np.stack([member_scores(weight[:, i], bias[:, i], part) for i in each]) for part in (selection, val)
+    )
     return first, second
 
 
 def _best_of_layers(
-    selection: NDArray, val: NDArray, labels: NDArray, settings: ProbeSettings, parts: Parts
+    selection: NDArray, val: NDArray, labels: NDArray, settings: ProbeSettings, parts: ProbeData
 ) -> tuple[NDArray, NDArray]:
     """Each draw's log-odds on val [draws, N] at its best layer, and its AUROC there on every layer [draws, L].
 
@@ -196,7 +209,7 @@ def _best_of_layers(
     groups = parts.train.groups[parts.selection]
     chosen, by_layer = [], []
     for draw, truth in enumerate(labels):
-        odds, judged_labels, _ = judged(selection[draw], truth, groups, settings.ensembling)
+        odds, judged_labels, _ = predictions(selection[draw], truth, groups, settings.ensembling)
         values = np.array([auroc(layer, judged_labels) for layer in odds])
         sign = np.where(values >= 0.5, 1.0, -1.0)
         best = int(np.argmax(np.abs(values - 0.5)))

@@ -14,16 +14,16 @@ from elkflow.common.cli import progress
 from elkflow.common.errors import UserError
 from elkflow.config.probe import Method, ProbeSettings
 from elkflow.probes import methods
-from elkflow.probes.contrast_pairs import Normalisation, Pairs, assign_folds, split_groups
+from elkflow.probes.contrast_pairs import ContrastPairs, Normalisation, assign_folds, split_groups
 from elkflow.probes.methods import Direction
 
 logger = logging.getLogger("elkflow")
 
-UNSUPERVISED = ("ccs", "vinc", "crc")
+UNSUPERVISED_METHODS = ("ccs", "vinc", "crc")
 
 
 @dataclass
-class Fitted:
+class FittedProbes:
     """One method on all layers. Scores are those of pair members, bias included: log-odds = [..., 1] − [..., 0]."""
 
     method: Method
@@ -41,11 +41,11 @@ class Fitted:
 
 
 @dataclass
-class Parts:
+class ProbeData:
     """Everything a probe is fitted, chosen and reported on."""
 
-    train: Pairs
-    val: Pairs
+    train: ContrastPairs
+    val: ContrastPairs
     fit: NDArray[np.int64]
     """Rows of train that directions and normalisation are taken from."""
     selection: NDArray[np.int64]
@@ -54,7 +54,7 @@ class Parts:
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
-    def of(cls, train: Pairs, val: Pairs, settings: ProbeSettings) -> "Parts":
+    def of(cls, train: ContrastPairs, val: ContrastPairs, settings: ProbeSettings) -> "ProbeData":
         """Divide train; check that both parts can do their work.
 
         Raises:
@@ -77,24 +77,26 @@ class Parts:
         return cls(train, val, fit, selection, settings.layers or list(range(train.layers)))
 
 
-def scores(weight: Tensor, bias: Tensor, states: Tensor) -> NDArray:
+def member_scores(weight: Tensor, bias: Tensor, states: Tensor) -> NDArray:
     """Scores of pair members [L, V, N, 2] from weight [L, D], bias [L] and normalised states [L, V, N, 2, D]."""
     half = torch.stack([-bias, bias], -1)[:, None, None, :] / 2
     return (torch.einsum("lvnad,ld->lvna", states, weight) + half).cpu().numpy().astype(np.float64)
 
 
-def log_odds(members: NDArray) -> NDArray:
+def pair_log_odds(members: NDArray) -> NDArray:
     """Log-odds of pairs [...] from scores of their members [..., 2]."""
     return members[..., 1] - members[..., 0]
 
 
 def reward_log_odds(members: NDArray, ensembling: str) -> NDArray:
     """Log-odds [N] the reward is made of, from member scores [V, N, 2]: averaged over wordings, or the first one's."""
-    odds = log_odds(members)
+    odds = pair_log_odds(members)
     return odds.mean(0) if ensembling == "full" else odds[0]
 
 
-def judged(members: NDArray, labels: NDArray, groups: NDArray, ensembling: str) -> tuple[NDArray, NDArray, NDArray]:
+def predictions(
+    members: NDArray, labels: NDArray, groups: NDArray, ensembling: str
+) -> tuple[NDArray, NDArray, NDArray]:
     """What is counted as one prediction: log-odds [..., M], labels [M] and groups [M] from scores [..., V, N, 2].
 
     `full`: a question, its log-odds averaged over wordings; `partial`: a question under one wording; `none`: one member
@@ -102,35 +104,41 @@ def judged(members: NDArray, labels: NDArray, groups: NDArray, ensembling: str) 
     """
     wordings = members.shape[-3]
     if ensembling == "full":
-        return log_odds(members).mean(-2), labels, groups
+        return pair_log_odds(members).mean(-2), labels, groups
     if ensembling == "partial":
-        return log_odds(members).reshape(*members.shape[:-3], -1), np.tile(labels, wordings), np.tile(groups, wordings)
+        return (
+            pair_log_odds(members).reshape(*members.shape[:-3], -1),
+            np.tile(labels, wordings),
+            np.tile(groups, wordings),
+        )
     both = np.stack([1 - labels, labels], -1).reshape(-1)
     flat = 2 * members.reshape(*members.shape[:-3], -1)
     return flat, np.tile(both, wordings), np.tile(np.repeat(groups, 2), wordings)
 
 
-def fit_all(parts: Parts, settings: ProbeSettings) -> tuple[dict[str, Fitted], Normalisation]:
+def fit_all(parts: ProbeData, settings: ProbeSettings) -> tuple[dict[str, FittedProbes], Normalisation]:
     """Fit every method of the settings on every layer; also the normalisation of all layers."""
     chunks = parts.train.chunks(parts.layers, others=len(parts.val))
-    found: dict[str, list[Fitted]] = {method: [] for method in settings.methods}
+    found: dict[str, list[FittedProbes]] = {method: [] for method in settings.methods}
     statistics = []
     for layers in progress(chunks, "fitting probes"):
-        norm, fit, selection, val = normalised(parts, layers, settings.normalise)
+        norm, fit, selection, val = normalised_states(parts, layers, settings.normalise)
         statistics.append(norm)
         for method in settings.methods:
             direction = fit_method(method, fit, parts, settings)
             weight, bias = direction.weight, direction.bias
             facts = {name: numbers.cpu().numpy() for name, numbers in direction.facts.items()}
-            results = (scores(weight, bias, selection), scores(weight, bias, val))
-            found[method].append(Fitted(method, layers, weight.cpu(), bias.cpu(), facts, *results))
+            results = (member_scores(weight, bias, selection), member_scores(weight, bias, val))
+            found[method].append(FittedProbes(method, layers, weight.cpu(), bias.cpu(), facts, *results))
     norm = Normalisation(
         torch.cat([each.mean.cpu() for each in statistics]), torch.cat([each.scale.cpu() for each in statistics])
     )
-    return {method: _joined(pieces) for method, pieces in found.items()}, norm
+    return {method: _concatenate(pieces) for method, pieces in found.items()}, norm
 
 
-def normalised(parts: Parts, layers: Sequence[int], kind: str) -> tuple[Normalisation, Tensor, Tensor, Tensor]:
+def normalised_states(
+    parts: ProbeData, layers: Sequence[int], kind: str
+) -> tuple[Normalisation, Tensor, Tensor, Tensor]:
     """Normalisation by the fit part, and normalised states [L, V, N, 2, D] of the fit, selection and val rows."""
     train = parts.train.states(layers, parts.device)
     fit = train[:, :, parts.fit]
@@ -138,7 +146,7 @@ def normalised(parts: Parts, layers: Sequence[int], kind: str) -> tuple[Normalis
     return norm, norm(fit), norm(train[:, :, parts.selection]), norm(parts.val.states(layers, parts.device))
 
 
-def fit_method(method: Method, fit: Tensor, parts: Parts, settings: ProbeSettings) -> Direction:
+def fit_method(method: Method, fit: Tensor, parts: ProbeData, settings: ProbeSettings) -> Direction:
     """Fit one method on normalised states [L, V, N, 2, D] of the fit part; unsupervised directions get their sign."""
     wordings = fit.shape[1]
     members = fit.flatten(1, 2)
@@ -161,10 +169,10 @@ def fit_method(method: Method, fit: Tensor, parts: Parts, settings: ProbeSetting
             direction = methods.vinc(positive, negative, wordings, **settings.vinc.model_dump())
         case "crc":
             direction = methods.crc(positive - negative)
-    return methods.oriented(direction, positive - negative, _reference(labels, parts, settings))
+    return methods.oriented(direction, positive - negative, _sign_reference(labels, parts, settings))
 
 
-def _reference(labels: Tensor, parts: Parts, settings: ProbeSettings) -> Tensor:
+def _sign_reference(labels: Tensor, parts: ProbeData, settings: ProbeSettings) -> Tensor:
     """What a direction's scores should agree with in sign [V·N]."""
     if settings.sign == "labels":
         return labels.float()
@@ -174,9 +182,9 @@ def _reference(labels: Tensor, parts: Parts, settings: ProbeSettings) -> Tensor:
     return torch.as_tensor(odds - odds.mean(1, keepdims=True), device=labels.device).flatten().float()
 
 
-def _joined(pieces: list[Fitted]) -> Fitted:
+def _concatenate(pieces: list[FittedProbes]) -> FittedProbes:
     first = pieces[0]
-    return Fitted(
+    return FittedProbes(
         first.method,
         [layer for piece in pieces for layer in piece.layers],
         torch.cat([piece.weight for piece in pieces]),
@@ -187,22 +195,22 @@ def _joined(pieces: list[Fitted]) -> Fitted:
     )
 
 
-def refit(fitted: Fitted, index: int, parts: Parts, settings: ProbeSettings) -> Normalisation:
+def refit(fitted: FittedProbes, index: int, parts: ProbeData, settings: ProbeSettings) -> Normalisation:
     """Fit one chosen layer again on all of train, and put the result in the place of the first.
 
     The selection scores stay those of the first fit, which had not seen their rows. Returns the new normalisation.
     """
     everything = dataclasses.replace(parts, fit=np.arange(len(parts.train)))
-    norm, fit, _, val = normalised(everything, [fitted.layers[index]], settings.normalise)
+    norm, fit, _, val = normalised_states(everything, [fitted.layers[index]], settings.normalise)
     direction = fit_method(fitted.method, fit, everything, settings)
-    fitted.val[index] = scores(direction.weight, direction.bias, val)[0]
+    fitted.val[index] = member_scores(direction.weight, direction.bias, val)[0]
     fitted.weight[index], fitted.bias[index] = direction.weight[0].cpu(), direction.bias[0].cpu()
     for name, numbers in direction.facts.items():
         fitted.facts[name][index] = numbers[0].cpu().numpy()
     return Normalisation(norm.mean.cpu(), norm.scale.cpu())
 
 
-def platt(odds: NDArray, labels: NDArray) -> tuple[float, float]:
+def fit_platt(odds: NDArray, labels: NDArray) -> tuple[float, float]:
     """Slope and offset that make log-odds calibrated: σ(slope · odds + offset) (Platt 1999, without his priors)."""
     spread = float(np.std(odds)) or 1.0
     scaled = torch.as_tensor(odds / spread)[None, :, None]

@@ -9,14 +9,14 @@ from scipy.special import expit
 from elkflow.common.errors import UserError
 from elkflow.common.metrics import accuracy, auroc, bootstrap, resamples
 from elkflow.config.probe import ProbeSettings
-from elkflow.probes.contrast_pairs import Pairs
-from elkflow.probes.fitting import Parts, fit_all, log_odds, refit
+from elkflow.probes.contrast_pairs import ContrastPairs
+from elkflow.probes.fitting import ProbeData, fit_all, pair_log_odds, refit
 from elkflow.probes.saved_probe import Probe
-from elkflow.probes.selection import choose
+from elkflow.probes.selection import choose_layers
 
 
 def frozen_and_fresh(
-    probe: Probe, settings: ProbeSettings, policy: str, train: Pairs, val: Pairs
+    probe: Probe, settings: ProbeSettings, policy: str, train: ContrastPairs, val: ContrastPairs
 ) -> dict[str, dict[str, Any]]:
     """AUROC and accuracy, on val, of two probes that read the tuned model's states.
 
@@ -34,22 +34,22 @@ def frozen_and_fresh(
     found: dict[str, dict[str, Any]] = {}
     weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
     if policy == settings.model:
-        _check(probe, val)
+        _check_reading(probe, val)
         odds = probe.log_odds(val.states([probe.layer])[0]).double().numpy()
-        found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _figures(odds, val.labels, weights)
+        found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _metrics(odds, val.labels, weights)
     alone = settings.model_copy(update={"methods": [probe.facts["method"]], "reward": "best"})
-    parts = Parts.of(train, val, alone)
+    parts = ProbeData.of(train, val, alone)
     fitted, _ = fit_all(parts, alone)
-    method, best = choose(fitted, parts, alone)
+    method, best = choose_layers(fitted, parts, alone)
     if alone.refit and not alone.calibrate:
         refit(fitted[method], best[method], parts, alone)
-    odds = log_odds(fitted[method].val[best[method]]).mean(0)
+    odds = pair_log_odds(fitted[method].val[best[method]]).mean(0)
     layer = fitted[method].layers[best[method]]
-    found["fresh"] = {"method": method, "layer": layer} | _figures(odds, val.labels, weights)
+    found["fresh"] = {"method": method, "layer": layer} | _metrics(odds, val.labels, weights)
     return found
 
 
-def _check(probe: Probe, val: Pairs) -> None:
+def _check_reading(probe: Probe, val: ContrastPairs) -> None:
     """The frozen probe reads a layer by its number and a token by its place; both must mean what they did."""
     for key, told in (("layer_convention", "layers"), ("position", "position")):
         if probe.facts[key] != val.metadata[0].get(told):
@@ -59,7 +59,7 @@ def _check(probe: Probe, val: Pairs) -> None:
             )
 
 
-def _figures(odds: NDArray[np.float64], labels: NDArray, weights: NDArray) -> dict[str, float]:
+def _metrics(odds: NDArray[np.float64], labels: NDArray, weights: NDArray) -> dict[str, float]:
     area = bootstrap(auroc, odds, labels, weights=weights)
     right = bootstrap(accuracy, expit(odds), labels, weights=weights)
     return {

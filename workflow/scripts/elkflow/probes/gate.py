@@ -89,12 +89,12 @@ def admit(table: pd.DataFrame, method: str, layer: int, settings: ProbeSettings)
         failed = ", ".join(counted.loc[~counted["passed"], "control"])
         raise UserError(
             f"the probe ({method}, layer {layer}) does not lead {failed} by {settings.gate.margin} AUROC, "
-            f"so no policy is trained on it; `allow_weak_probe: true` would let it pass\n{shown(counted)}"
+            f"so no policy is trained on it; `allow_weak_probe: true` would let it pass\n{format_controls(counted)}"
         )
     return passed
 
 
-def shown(table: pd.DataFrame) -> str:
+def format_controls(table: pd.DataFrame) -> str:
     """The table for people."""
     lines = [f"{'control':<18} {'AUROC':>22} {'lead of the probe':>24}  enough"]
     for _, row in table.iterrows():

@@ -10,7 +10,7 @@ from elkflow.probes.saved_probe import Probe
 from elkflow.prompts.templates import load_template
 
 
-def origin(prompts: Path, states: Path) -> dict[str, Any]:
+def probe_origin(prompts: Path, states: Path) -> dict[str, Any]:
     """What the manifests beside a file of prompts and one of states tell about how both were made.
 
     `asked`: see `asked`; `loading`: the model's dtype and the like.
@@ -19,10 +19,10 @@ def origin(prompts: Path, states: Path) -> dict[str, Any]:
     if (manifest := states.with_name(f"{states.stem}.manifest.json")).is_file():
         given = read_json(manifest)["settings"] or {}
         loading = {key: given.get(key, value) for key, value in loading.items()}
-    return {"asked": asked(prompts), "loading": loading}
+    return {"asked": prompt_format(prompts), "loading": loading}
 
 
-def asked(prompts: Path) -> dict[str, Any] | None:
+def prompt_format(prompts: Path) -> dict[str, Any] | None:
     """The template itself, so that a reward keeps its meaning when the file is edited, and the chat markup around it.
 
     None without a manifest beside the prompts, and for a mixture, whose members have templates of their own.
@@ -41,7 +41,7 @@ def asked(prompts: Path) -> dict[str, Any] | None:
     }
 
 
-def check_asked(probe: Probe, folder: Path, prompts: Path) -> None:
+def check_prompt_format(probe: Probe, folder: Path, prompts: Path) -> None:
     """Refuse prompts of the probe's own dataset that ask otherwise than those it was fitted on.
 
     Another dataset has other columns, and so a template of its own.
@@ -49,7 +49,7 @@ def check_asked(probe: Probe, folder: Path, prompts: Path) -> None:
     Raises:
         UserError: the template's text, what it is about or the chat markup is another; names which.
     """
-    mine, known = asked(prompts), probe.facts.get("asked")
+    mine, known = prompt_format(prompts), probe.facts.get("asked")
     if not mine or not known or prompts.parent.parent.name != probe.facts["dataset"]:
         return
     for name, value in known.items():

@@ -13,8 +13,18 @@ from torch import Tensor
 from elkflow.common.errors import UserError
 from elkflow.common.files import atomic, read_json, write_json
 
-FORMAT = 1
-NEEDED = ("method", "layer", "layers", "layer_convention", "position", "model", "wordings", "answers", "ensembling")
+FORMAT_VERSION = 1
+REQUIRED_KEYS = (
+    "method",
+    "layer",
+    "layers",
+    "layer_convention",
+    "position",
+    "model",
+    "wordings",
+    "answers",
+    "ensembling",
+)
 
 
 @dataclass(frozen=True)
@@ -58,17 +68,17 @@ class Probe:
         return list(self.facts["wordings"]) if self.facts["ensembling"] == "full" else [self.facts["wordings"][0]]
 
 
-def save(probe: Probe, folder: Path) -> None:
+def save_probe(probe: Probe, folder: Path) -> None:
     """Write both files."""
     tensors = {
         name: getattr(probe, name).detach().cpu().float().contiguous() for name in ("mean", "scale", "weight", "bias")
     }
     with atomic(folder / "probe.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": str(FORMAT)})
-    write_json(folder / "probe.json", {"format": FORMAT, **probe.facts})
+        save_file(tensors, temporary, metadata={"format": str(FORMAT_VERSION)})
+    write_json(folder / "probe.json", {"format": FORMAT_VERSION, **probe.facts})
 
 
-def load(folder: Path | str) -> Probe:
+def load_probe(folder: Path | str) -> Probe:
     """Read a probe back.
 
     Raises:
@@ -76,10 +86,10 @@ def load(folder: Path | str) -> Probe:
     """
     folder = Path(folder)
     facts = read_json(folder / "probe.json")
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT_VERSION:
         found = facts.get("format") if isinstance(facts, dict) else None
-        raise UserError(f"{folder / 'probe.json'}: format {found!r}, but this version reads format {FORMAT}")
-    if missing := [key for key in NEEDED if key not in facts]:
+        raise UserError(f"{folder / 'probe.json'}: format {found!r}, but this version reads format {FORMAT_VERSION}")
+    if missing := [key for key in REQUIRED_KEYS if key not in facts]:
         raise UserError(f"{folder / 'probe.json'}: {missing[0]!r} is missing")
     path = folder / "probe.safetensors"
     try:

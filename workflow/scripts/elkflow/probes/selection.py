@@ -5,17 +5,19 @@ from numpy.typing import NDArray
 
 from elkflow.common.metrics import auroc
 from elkflow.config.probe import ProbeSettings
-from elkflow.probes.fitting import Fitted, Parts, judged
+from elkflow.probes.fitting import FittedProbes, ProbeData, predictions
 
 
-def selection_auroc(fitted: Fitted, parts: Parts, ensembling: str) -> NDArray:
+def selection_auroc(fitted: FittedProbes, parts: ProbeData, ensembling: str) -> NDArray:
     """AUROC on the selection part of each layer [L]."""
     rows = parts.selection
-    odds, labels, _ = judged(fitted.selection, parts.train.labels[rows], parts.train.groups[rows], ensembling)
+    odds, labels, _ = predictions(fitted.selection, parts.train.labels[rows], parts.train.groups[rows], ensembling)
     return np.array([auroc(layer, labels) for layer in odds])
 
 
-def choose(fitted: dict[str, Fitted], parts: Parts, settings: ProbeSettings) -> tuple[str, dict[str, int]]:
+def choose_layers(
+    fitted: dict[str, FittedProbes], parts: ProbeData, settings: ProbeSettings
+) -> tuple[str, dict[str, int]]:
     """The method that becomes the reward, and each method's best layer (as an index into its layers).
 
     Both by AUROC on the selection part; of equals the earlier layer, and the method listed first.

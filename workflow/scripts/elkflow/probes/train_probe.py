@@ -15,25 +15,25 @@ from elkflow.common.files import write_table, write_text
 from elkflow.common.metrics import resamples
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
-from elkflow.probes.controls import chance_controls, text_controls, untrained_control, zero_shot
-from elkflow.probes.fitting import Parts, fit_all, platt, refit, reward_log_odds
-from elkflow.probes.gate import admit, control_table, shown
-from elkflow.probes.selection import choose
+from elkflow.probes.contrast_pairs import ContrastPairs
+from elkflow.probes.controls import chance_controls, text_controls, untrained_control, zero_shot_control
+from elkflow.probes.fitting import ProbeData, fit_all, fit_platt, refit, reward_log_odds
+from elkflow.probes.gate import admit, control_table, format_controls
+from elkflow.probes.selection import choose_layers
 from elkflow.probes.tables import (
-    METRICS,
-    _count,
-    _sign,
+    METRIC_NAMES,
+    count_groups,
     layer_table,
     member_table,
     method_table,
     score_table,
+    sign_source,
     wording_table,
 )
 
 logger = logging.getLogger("elkflow")
 
-OUTPUTS = (
+OUTPUT_FILES = (
     "probe.safetensors",
     "probe.json",
     "layers.csv",
@@ -47,12 +47,12 @@ OUTPUTS = (
 
 def train_probe(
     settings: ProbeSettings,
-    train: Pairs,
-    val: Pairs,
+    train: ContrastPairs,
+    val: ContrastPairs,
     rows: tuple[pd.DataFrame, pd.DataFrame],
     origin: Mapping[str, Any],
     folder: Path,
-    untrained: tuple[Pairs, Pairs] | None = None,
+    untrained: tuple[ContrastPairs, ContrastPairs] | None = None,
 ) -> dict[str, Any]:
     """Fit, choose and report a probe; write the files of `OUTPUTS` into `folder`; return facts for the manifest.
 
@@ -68,12 +68,12 @@ def train_probe(
     Raises:
         UserError: the inputs do not fit, or the probe does not lead its controls (see `admission.admit`).
     """
-    parts = Parts.of(train, val, settings)
+    parts = ProbeData.of(train, val, settings)
     if untrained is not None and (untrained[0].ids, untrained[1].ids) != (train.ids, val.ids):
         raise UserError(f"{untrained[0].files[0]}: its rows are not those the probe is fitted on")
     with timed(f"{', '.join(settings.methods)} on {len(parts.layers)} layers, {len(parts.fit)} pairs"):
         fitted, norm = fit_all(parts, settings)
-    method, best = choose(fitted, parts, settings)
+    method, best = choose_layers(fitted, parts, settings)
     chosen, at = fitted[method], best[method]
     mean, scale = norm.mean[at], norm.scale[at]
     with timed("intervals"):
@@ -88,13 +88,13 @@ def train_probe(
     slope, offset = calibration(chosen.selection[at], parts, settings) if settings.calibrate else (1.0, 0.0)
     with timed("controls"):
         by_chance, chance_layers = chance_controls(parts, chosen, settings)
-        controls = [*text_controls(parts, *rows), *zero_shot(parts, settings.ensembling), *by_chance]
+        controls = [*text_controls(parts, *rows), *zero_shot_control(parts, settings.ensembling), *by_chance]
         if untrained is not None:
             control, by_layer = untrained_control(*untrained, chosen.method, settings, weights)
             controls.append(control)
             chance_layers = pd.concat([chance_layers, by_layer])
         table = control_table(controls, odds, val.labels, weights, settings)
-    logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], shown(table))
+    logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], format_controls(table))
     passed = admit(table, method, chosen.layers[at], settings)
 
     own = next(row for row in methods.to_dict("records") if row["method"] == method)
@@ -117,21 +117,25 @@ def train_probe(
         "answers": train.answers,
         "ensembling": settings.ensembling,
         "normalisation": {"kind": settings.normalise, "of": f"{part}, per answer and wording"},
-        "sign": _sign(method, settings),
+        "sign": sign_source(method, settings),
         "calibration": {"slope": slope, "offset": offset, "of": "selection part"} if settings.calibrate else None,
         "reward": "sigmoid(log-odds) for answer 1, its complement for answer 0",
         "found": {name: np.asarray(numbers[at]).item() for name, numbers in chosen.facts.items()},
         "fitted_on": part,
         "rows": {"fit": len(parts.fit), "selection": len(parts.selection), "val": len(val)},
-        "groups": {"fit": _count(train, parts.fit), "selection": _count(train, parts.selection), "val": _count(val)},
-        "metrics": {name: own[name] for name in methods.columns if name.startswith(METRICS)},
+        "groups": {
+            "fit": count_groups(train, parts.fit),
+            "selection": count_groups(train, parts.selection),
+            "val": count_groups(val),
+        },
+        "metrics": {name: own[name] for name in methods.columns if name.startswith(METRIC_NAMES)},
         "selection_metrics": {
             name.removeprefix("selection_"): own[name] for name in methods.columns if name.startswith("selection_")
         },
         "gate": {"passed": passed, "margin": settings.gate.margin, "allowed_anyway": not passed},
     }
     probe = saved_probe.Probe(mean, scale, slope * chosen.weight[at], slope * chosen.bias[at] + offset, facts)
-    saved_probe.save(probe, folder)
+    saved_probe.save_probe(probe, folder)
     write_text(folder / "layers.csv", pd.concat([layers, chance_layers]).to_csv(index=False))
     write_text(folder / "methods.csv", methods.to_csv(index=False))
     write_text(folder / "controls.csv", table.to_csv(index=False))
@@ -142,6 +146,6 @@ def train_probe(
     return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": facts["metrics"]["auroc"]}
 
 
-def calibration(members: NDArray, parts: Parts, settings: ProbeSettings) -> tuple[float, float]:
+def calibration(members: NDArray, parts: ProbeData, settings: ProbeSettings) -> tuple[float, float]:
     """Platt's slope and offset for the reward's log-odds, on the selection part."""
-    return platt(reward_log_odds(members, settings.ensembling), parts.train.labels[parts.selection])
+    return fit_platt(reward_log_odds(members, settings.ensembling), parts.train.labels[parts.selection])

@@ -8,12 +8,12 @@ import torch
 
 from elkflow.common.errors import UserError
 from elkflow.common.metrics import flat, resamples, summary
-from elkflow.probes.contrast_pairs import Normalisation, Pairs
+from elkflow.probes.contrast_pairs import ContrastPairs, Normalisation
 from elkflow.probes.saved_probe import Probe, check_states
 
 
 def transfer_table(
-    probe: Probe, targets: Mapping[str, Pairs], *, folder: Path, resample: int = 1000, seed: int = 0
+    probe: Probe, targets: Mapping[str, ContrastPairs], *, folder: Path, resample: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """One row a target and way of normalising, with every metric and its interval.
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from elkflow.common.errors import UserError
 from elkflow.common.files import atomic, read_json, stream_table
 from elkflow.config.data import ChatSettings, RenderSettings
-from elkflow.models.load import kind
+from elkflow.models.load import model_kind
 from elkflow.models.tokens import encode_answer, encode_prompt
 from elkflow.prompts.templates import Template, load_template
 from elkflow.prompts.time_limit import TookTooLongError, time_limit
@@ -29,14 +29,22 @@ SCHEMA = pa.schema(
         ("label", pa.int64()),
     ]
 )
-ABOUT = SCHEMA.append(pa.field("question_id", pa.string())).append(pa.field("answer_index", pa.int64()))
-CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-REFUSALS = (jinja2.TemplateError, TookTooLongError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
-MARK = "\ue001"  # stands for the question while the chat template's markup around it is found
+ABOUT_SCHEMA = SCHEMA.append(pa.field("question_id", pa.string())).append(pa.field("answer_index", pa.int64()))
+CONTEXT_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+TEMPLATE_ERRORS = (
+    jinja2.TemplateError,
+    TookTooLongError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
+PLACEHOLDER = "\ue001"  # stands for the question while the chat template's markup around it is found
 
 
 @dataclass(frozen=True)
-class Question:
+class RenderedQuestion:
     """A rendered question: its text, what may be answered, and the index of the right answer."""
 
     text: str
@@ -62,9 +70,9 @@ def render_prompts(
     """
     template = load_template(settings.wording.template)
     inner = load_template(settings.wording.about) if settings.wording.about else None
-    wrap = wrapper(tokenizer, chat, chat.chat if settings.wording.chat is None else settings.wording.chat)
-    check = _Checks(tokenizer, checkpoint, settings)
-    schema = ABOUT if inner else SCHEMA
+    wrap = chat_wrapper(tokenizer, chat, chat.chat if settings.wording.chat is None else settings.wording.chat)
+    check = _PromptChecks(tokenizer, checkpoint, settings)
+    schema = ABOUT_SCHEMA if inner else SCHEMA
     facts: dict[str, Any] = {"template": template.name, "context": check.context, "splits": {}}
     with ExitStack() as files:
         for name, path in splits.items():
@@ -73,7 +81,7 @@ def render_prompts(
             coin = random.Random(settings.seeds[name])
             dropped, labels = 0, [0, 0]
             for table in stream_table(path):
-                rows = list(_asked(table.to_pylist(), template, inner, settings, coin, path))
+                rows = list(_render_rows(table.to_pylist(), template, inner, settings, coin, path))
                 prompts = [wrap(question.text) for _, question in rows]
                 kept = check.fitting(prompts, rows, path)
                 dropped += len(rows) - len(kept)
@@ -94,31 +102,31 @@ def render_prompts(
     return facts
 
 
-def _asked(
+def _render_rows(
     rows: Sequence[Mapping[str, Any]],
     template: Template,
     inner: Template | None,
     settings: RenderSettings,
     coin: random.Random,
     path: Path,
-) -> Iterator[tuple[dict[str, Any], Question]]:
+) -> Iterator[tuple[dict[str, Any], RenderedQuestion]]:
     """The rows' ids and questions. With `inner`, `template` asks about the text of its question and an answer to it."""
     for row in rows:
         keys = {"id": row["id"], "group": row["group"]}
         if inner is None:
-            yield keys, ask(template, row, settings.answers, f"{path}: {row['id']}")
+            yield keys, render_question(template, row, settings.answers, f"{path}: {row['id']}")
             continue
-        question = ask(inner, row, settings.answers, f"{path}: {row['id']}")
-        for index in shown(question, settings.wording.shown, coin):
+        question = render_question(inner, row, settings.answers, f"{path}: {row['id']}")
+        for index in choose_shown_answers(question, settings.wording.shown, coin):
             answer = question.answers[index]
             text = question.text + ("" if question.text[-1].isspace() else " ") + answer
             seen = {"text": text, "question": question.text, "answer": answer, "label": int(index == question.label)}
             name = f"{row['id']}#{index}"
-            judged = ask(template, seen, None, f"{path}: {name}")
+            judged = render_question(template, seen, None, f"{path}: {name}")
             yield {"id": name, "group": row["group"], "question_id": row["id"], "answer_index": index}, judged
 
 
-def shown(question: Question, which: str, coin: random.Random) -> list[int]:
+def choose_shown_answers(question: RenderedQuestion, which: str, coin: random.Random) -> list[int]:
     """Indices of the answers shown: every one, or as in the thesis the right one by a coin, else a wrong one.
 
     With two answers the coin is tossed once a row, which is what the published counts rest on.
@@ -131,7 +139,9 @@ def shown(question: Question, which: str, coin: random.Random) -> list[int]:
     return wrong if len(wrong) == 1 else [coin.choice(wrong)]
 
 
-def ask(template: Template, row: Mapping[str, Any], order: Sequence[str] | None, where: str) -> Question:
+def render_question(
+    template: Template, row: Mapping[str, Any], order: Sequence[str] | None, where: str
+) -> RenderedQuestion:
     """Render the template for a row.
 
     Args:
@@ -142,7 +152,7 @@ def ask(template: Template, row: Mapping[str, Any], order: Sequence[str] | None,
     """
     try:
         text, right, choices = template.render(row)
-    except REFUSALS as error:
+    except TEMPLATE_ERRORS as error:
         raise UserError(f"template {template.name!r}, {where}: {error}") from None
     if not text:
         raise UserError(f"template {template.name!r}, {where}: renders to nothing")
@@ -161,10 +171,10 @@ def ask(template: Template, row: Mapping[str, Any], order: Sequence[str] | None,
     # Two answers may read the same (PIQA has such rows): then the label says which is meant.
     label = row.get("label")
     same = isinstance(label, int) and label < len(answers) and answers[label] == right
-    return Question(text, answers, label if same else answers.index(right))  # type: ignore[arg-type]
+    return RenderedQuestion(text, answers, label if same else answers.index(right))  # type: ignore[arg-type]
 
 
-def wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bool) -> Callable[[str], str]:
+def chat_wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bool) -> Callable[[str], str]:
     """A function from a question to the full prompt, with the markup of the tokenizer's chat template if `chat`.
 
     Raises:
@@ -180,12 +190,12 @@ def wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bo
         try:
             with time_limit():
                 return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        except REFUSALS as error:
+        except TEMPLATE_ERRORS as error:
             raise UserError(f"models: the tokenizer's chat template refuses its turns ({error})") from None
 
     if not tokenizer.chat_template:
         raise UserError("models: `chat: true`, but the model's tokenizer has no chat template")
-    before, found, after = whole(MARK).partition(MARK)
+    before, found, after = whole(PLACEHOLDER).partition(PLACEHOLDER)
     # Rendering the template once and joining strings is fifty times as fast; some templates look into the content.
     if found and whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
         return lambda text: before + text + after
@@ -195,20 +205,20 @@ def wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bo
 def context_length(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Tokens that fit the model: the smaller of what its config and its tokenizer say; None if neither does."""
     config = read_json(checkpoint / "config.json")
-    given = [config[key] for key in CONTEXT_KEYS if isinstance(config.get(key), int)]
+    given = [config[key] for key in CONTEXT_LENGTH_KEYS if isinstance(config.get(key), int)]
     if tokenizer.model_max_length < 10**9:  # transformers says 10**30 where it does not know
         given.append(tokenizer.model_max_length)
     return min(given) if given else None
 
 
-class _Checks:
+class _PromptChecks:
     """What a model demands of prompts and answers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, settings: RenderSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.context = context_length(checkpoint, tokenizer)
-        self.opens_answer = kind(checkpoint) == "encoder-decoder"
+        self.opens_answer = model_kind(checkpoint) == "encoder-decoder"
         self.special = tuple(tokenizer.all_special_tokens)
         self.lengths: dict[str, int] = {}
 
@@ -228,7 +238,7 @@ class _Checks:
                 )
 
     def fitting(
-        self, prompts: Sequence[str], rows: Sequence[tuple[Mapping[str, Any], Question]], path: Path
+        self, prompts: Sequence[str], rows: Sequence[tuple[Mapping[str, Any], RenderedQuestion]], path: Path
     ) -> list[int]:
         """Indices of the prompts that fit the context together with their longest answer.
 

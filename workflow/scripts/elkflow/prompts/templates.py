@@ -23,8 +23,8 @@ from elkflow.common.errors import UserError
 from elkflow.common.paths import PROMPTS
 from elkflow.prompts.time_limit import time_limit
 
-BAR = "|||"
-BUILT_IN = frozenset({"answer_choices", "zip", "range", "dict", "lipsum", "cycler", "joiner", "namespace"})
+SEPARATOR = "|||"
+BUILT_IN_NAMES = frozenset({"answer_choices", "zip", "range", "dict", "lipsum", "cycler", "joiner", "namespace"})
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,13 +93,15 @@ class Template:
     def _fixed(self) -> list[str] | None:
         """The answers, if they are the same for every row: then they need no rendering."""
         choices = self.answer_choices
-        return [part.strip() for part in choices.split(BAR)] if choices and not re.search("[{}#]", choices) else None
+        return (
+            [part.strip() for part in choices.split(SEPARATOR)] if choices and not re.search("[{}#]", choices) else None
+        )
 
     @cached_property
     def fields(self) -> frozenset[str]:
         """Names of the columns it reads."""
         source = self.jinja + (self.answer_choices or "")
-        return frozenset(jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(source))) - BUILT_IN
+        return frozenset(jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(source))) - BUILT_IN_NAMES
 
     def render(self, row: Mapping[str, Any]) -> tuple[str, str | None, list[str] | None]:
         """Question, right answer and possible answers of a row; the latter two None where the template has none.
@@ -110,37 +112,39 @@ class Template:
         """
         body, choices = self._compiled
         shield = self._shield(row)
-        values = {name: _replaced(value, BAR, shield) for name, value in row.items()} if shield else dict(row)
+        values = {name: _replace_in(value, SEPARATOR, shield) for name, value in row.items()} if shield else dict(row)
         answers = None
         with time_limit():
             if self._fixed is not None:
                 answers = values["answer_choices"] = list(self._fixed)
             elif choices is not None:
-                answers = values["answer_choices"] = [part.strip() for part in _rendered(choices, values).split(BAR)]
-            question, bar, right = _rendered(body, values).partition(BAR)
+                answers = values["answer_choices"] = [
+                    part.strip() for part in _render_fast(choices, values).split(SEPARATOR)
+                ]
+            question, bar, right = _render_fast(body, values).partition(SEPARATOR)
         found = (question.strip(), right.strip() if bar else None, answers)
-        return _replaced(found, shield, BAR) if shield else found
+        return _replace_in(found, shield, SEPARATOR) if shield else found
 
     def _shield(self, row: Mapping[str, Any]) -> str | None:
         """What stands for bars in the data while they are rendered, as the result is split at bars; None: has none."""
-        if not any(BAR in (value if isinstance(value, str) else str(value)) for value in row.values()):
+        if not any(SEPARATOR in (value if isinstance(value, str) else str(value)) for value in row.values()):
             return None
         texts = json.dumps([*row.values(), self.jinja, self.answer_choices], ensure_ascii=False, default=str)
         return next(shield for n in itertools.count() if (shield := f"\ue000{n}\ue001") not in texts)
 
 
-def _replaced(value: Any, old: str, new: str) -> Any:
+def _replace_in(value: Any, old: str, new: str) -> Any:
     """The value with `old` replaced in all its texts."""
     if isinstance(value, str):
         return value.replace(old, new)
     if isinstance(value, list | tuple):
-        return type(value)(_replaced(part, old, new) for part in value)
+        return type(value)(_replace_in(part, old, new) for part in value)
     if isinstance(value, dict):
-        return {_replaced(key, old, new): _replaced(part, old, new) for key, part in value.items()}
+        return {_replace_in(key, old, new): _replace_in(part, old, new) for key, part in value.items()}
     return value
 
 
-def _rendered(template: jinja2.Template, values: Mapping[str, Any]) -> str:
+def _render_fast(template: jinja2.Template, values: Mapping[str, Any]) -> str:
     """`template.render(values)` at twice the speed: globals are in `values` beforehand, not merged through layers."""
     return "".join(template.root_render_func(template.new_context({**GLOBALS, **values}, shared=True)))
 
@@ -151,7 +155,7 @@ def load_template(name: str) -> Template:
     Raises:
         UserError: no such file or template, several where one is meant, or one that is not valid.
     """
-    path, wanted = locate(name)
+    path, wanted = locate_template(name)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         found = [_template(entry) for entry in content["templates"].values()]
@@ -172,7 +176,7 @@ def load_template(name: str) -> Template:
     return chosen[0]
 
 
-def locate(name: str) -> tuple[Path, str | None]:
+def locate_template(name: str) -> tuple[Path, str | None]:
     """File and template name behind `file`, `file:template name` or a path ending in .yaml."""
     file, _, wanted = name.partition(":")
     return (Path(file) if file.endswith((".yaml", ".yml")) else PROMPTS / f"{file}.yaml"), wanted or None
@@ -181,5 +185,5 @@ def locate(name: str) -> tuple[Path, str | None]:
 def _template(entry: Mapping[str, Any]) -> Template:
     choices = entry.get("answer_choices")
     if isinstance(choices, list):  # promptsource's first versions
-        choices = f" {BAR} ".join(choices)
+        choices = f" {SEPARATOR} ".join(choices)
     return Template(entry["name"], entry["jinja"], choices)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SECONDS = 5.0
+DEFAULT_SECONDS = 5.0
 
 
 class TookTooLongError(Exception):
@@ -14,7 +14,7 @@ class TookTooLongError(Exception):
 
 
 @contextmanager
-def time_limit(seconds: float = SECONDS) -> Iterator[None]:
+def time_limit(seconds: float = DEFAULT_SECONDS) -> Iterator[None]:
     """Raise TookTooLongError inside the body after so many seconds of this process's CPU time.
 
     Waiting for a core does not count, so a busy machine refuses nothing that an idle one takes. Works in the main

@@ -6,7 +6,7 @@ from typing import Any
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json
-from elkflow.common.manifests import check
+from elkflow.common.manifests import check_manifest
 from elkflow.config.data import SPLITS
 from elkflow.publish.hub import token
 
@@ -24,7 +24,7 @@ def push_dataset(folder: Path, repo: str, card: str) -> dict[str, str]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token())
-    check(folder / "manifest.json")
+    check_manifest(folder / "manifest.json")
     files: dict[str, Any] = {f"data/{name}.parquet": str(folder / f"{name}.parquet") for name in SPLITS}
     files |= {"manifest.json": str(folder / "manifest.json"), "README.md": card.encode()}
     additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()]

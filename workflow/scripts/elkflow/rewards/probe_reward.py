@@ -56,15 +56,16 @@ class ProbeRewards:
 
     def log_odds(self, prompts: Sequence[str]) -> Tensor:
         """Log-odds [N] float32 of the probe's second answer to each prompt, given as the frozen model is to read it."""
-        from elkflow.batching.prefix_tree import batches
-        from elkflow.hiddens.reader import BATCH_TOKENS, choose_layout, tokenise
+        from elkflow.batching.prefix_tree import batch_lines
+        from elkflow.hiddens.reader import BATCH_TOKENS, choose_layout
+        from elkflow.hiddens.tokenise import tokenise_prompts
 
-        questions = tokenise(self.tokenizer, self.kind, prompts, [self.probe.facts["answers"]] * len(prompts))
+        questions = tokenise_prompts(self.tokenizer, self.kind, prompts, [self.probe.facts["answers"]] * len(prompts))
         states = torch.zeros(len(questions), 2, len(self.probe.weight))
         if not self.checked:
             self.reader, self.checked = choose_layout(self.reader, questions), True
         tokens = BATCH_TOKENS.get(self.reader.model.device.type, 8192)
-        for lines in batches(self.reader.lines(questions, tokens), tokens):
+        for lines in batch_lines(self.reader.lines(questions, tokens), tokens):
             read = self.reader.read(lines)
             if read.states.shape[0] != self.probe.facts["layers"]:
                 raise UserError(
@@ -85,10 +86,10 @@ def load(folder: Path | str, model: Path | str | None = None, *, trust_remote_co
     Raises:
         UserError: the folder does not hold a probe of this format, or the checkpoint is not the one it was fitted on.
     """
-    from elkflow.models.load import kind, load_model
+    from elkflow.models.load import load_model, model_kind
     from elkflow.models.tokens import load_tokenizer
 
-    probe = saved_probe.load(folder)
+    probe = saved_probe.load_probe(folder)
     stored = probe.facts["model"]
     checkpoint = Path(model) if model else Path(folder) / stored["path"]
     if not checkpoint.is_dir():
@@ -97,7 +98,7 @@ def load(folder: Path | str, model: Path | str | None = None, *, trust_remote_co
         raise UserError(f"{checkpoint}: not the checkpoint that the probe in {folder} was fitted on (other hash)")
     if len(probe.wordings) > 1:
         raise UserError(f"{folder}: its rewards average several wordings of a question; use its reward table")
-    family = kind(checkpoint)
+    family = model_kind(checkpoint)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code)
     options = {key: stored["loading"][key] for key in ("dtype", "quantization", "device_map")}
     loaded = load_model(checkpoint, kind=family, trust_remote_code=trust_remote_code, **options)
@@ -113,11 +114,11 @@ def _about(facts: Mapping[str, Any], tokenizer: Any) -> Any:
     if not asked.get("about"):
         return None
     from elkflow.config.data import ChatSettings
-    from elkflow.prompts.render_prompts import wrapper
+    from elkflow.prompts.render_prompts import chat_wrapper
     from elkflow.prompts.templates import Template
 
     template = Template(**asked["template"])
-    wrap = wrapper(tokenizer, ChatSettings(**asked["chat"]), asked["wrapped"])
+    wrap = chat_wrapper(tokenizer, ChatSettings(**asked["chat"]), asked["wrapped"])
 
     def ask(question: str, response: str) -> str:
         answer = response.strip()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from elkflow.common.errors import UserError
 from elkflow.common.metrics import bootstrap, mean
 from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import Pairs
+from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.saved_probe import Probe
 
 ROWS = 4096  # scored at a time
@@ -23,7 +23,7 @@ def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
 
 
 def pair_log_odds(
-    probe: Probe, pairs: Pairs, folder: Path | str = "the probe", rows: tuple[int, int] | None = None
+    probe: Probe, pairs: ContrastPairs, folder: Path | str = "the probe", rows: tuple[int, int] | None = None
 ) -> NDArray[np.float64]:
     """Log-odds [N] that the positive answer of each pair is right; of the pairs in `rows` if given.
 
@@ -43,7 +43,7 @@ def pair_log_odds(
     return torch.cat(pieces).double().numpy() if pieces else np.empty(0)
 
 
-def reward_table(pairs: Pairs, odds: NDArray[np.float64]) -> tuple[pa.Table, dict[str, Any]]:
+def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Table, dict[str, Any]]:
     """Rewards of every answer, and how good they are against the labels.
 
     Where pairs ask about the answers themselves (is this one truthful?), each row is one answer of a question, and its
@@ -81,7 +81,7 @@ def reward_table(pairs: Pairs, odds: NDArray[np.float64]) -> tuple[pa.Table, dic
     return table, facts
 
 
-def _by_question(pairs: Pairs, truthful: NDArray) -> tuple[list[str], NDArray, NDArray, NDArray]:
+def _by_question(pairs: ContrastPairs, truthful: NDArray) -> tuple[list[str], NDArray, NDArray, NDArray]:
     """Rows of (question, answer) gathered into ids, groups, labels and rewards [Q, A] of questions."""
     assert pairs.shown is not None
     answers = int(pairs.shown.max()) + 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_table, stream_table
-from elkflow.common.manifests import check
+from elkflow.common.manifests import check_manifest
 from elkflow.config.data import SPLITS
 from elkflow.data.row_hashes import hash_rows
 
@@ -22,7 +22,7 @@ def verify(manifest: Path) -> dict[str, Any]:
     Raises:
         UserError: what does not agree; the message names the file.
     """
-    content = check(manifest)
+    content = check_manifest(manifest)
     names = content["settings"].get("labels")  # a mixture has none: its datasets' labels mean different things
     seen: dict[str, dict[str, np.ndarray]] = {}
     for name in SPLITS:
