@@ -19,7 +19,7 @@ from elkflow.config.config import Config
 from elkflow.orchestration.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/**/*.md")])
+PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 PROFILE = ROOT / "profiles" / "slurm" / "profile.v9+.yaml"
 QUICKSTART = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
 
@@ -261,17 +261,17 @@ def test_commands_exist(line, tmp_path):
 
 
 def test_licences_are_those_of_the_lock():
-    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "dev" / "licences.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| ([\w.-]+) \| ([^|]+) \|", page, re.MULTILINE))
     pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
     listed.pop("package", None)
-    assert {name: version.strip() for name, version in listed.items()} == locked, "run `python docs/licences.py`"
+    assert {name: version.strip() for name, version in listed.items()} == locked, "run `python docs/dev/licences.py`"
 
 
 def test_judged_mutants_are_of_the_code_as_it_is_and_listed():
     """A survivor of `make mutation` that was judged, but whose line is no more, is removed from the list."""
-    listed = (ROOT / "docs" / "mutation.md").read_text(encoding="utf-8")
+    listed = (ROOT / "docs" / "dev" / "mutation.md").read_text(encoding="utf-8")
     for entry in json.loads((ROOT / "tests" / "mutation" / "judged.json").read_text(encoding="utf-8")):
         path = Path(*entry["module"].split(".")).with_suffix(".py")
         code = (ROOT / "workflow" / "scripts" / "elkflow" / path).read_text(encoding="utf-8")

@@ -4,7 +4,7 @@
     make mutation MODULES="ppo.objective"      these; of the others the last result stands
     make mutation SURVIVORS=1                    only mutants that survived last time, after tests were added
 
-Keeps what became of each module in tests/mutation/found.json, and writes docs/mutation.md from it.
+Keeps what became of each module in tests/mutation/found.json, and writes docs/dev/mutation.md from it.
 
 The mutants are cosmic-ray's; each is tested in a forked process that has everything but the mutated module imported
 already, which is some fifty times as fast as starting pytest anew, and by those tests alone that run the mutated
@@ -194,7 +194,7 @@ def tested(
 
 
 def page(found: dict[str, Found]) -> str:
-    """What docs/mutation.md says."""
+    """What docs/dev/mutation.md says."""
     counts = []
     for module in MODULES:
         if module in found:
@@ -232,7 +232,7 @@ def main() -> int:
         unjudged |= any(each["verdict"] is None for each in survivors)
         found[module] = {"tally": dict(tally), "survivors": survivors}
         kept.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (ROOT / "docs" / "mutation.md").write_text(page(found), encoding="utf-8")
+        (ROOT / "docs" / "dev" / "mutation.md").write_text(page(found), encoding="utf-8")
     return 1 if unjudged else 0
 
 

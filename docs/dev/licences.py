@@ -1,6 +1,6 @@
-"""Write docs/licences.md: every locked package with its licence, from the installed packages' own metadata.
+"""Write docs/dev/licences.md: every locked package with its licence, from the installed packages' own metadata.
 
-`python docs/licences.py`; with `--check` it only says whether the list is that of the lock.
+`python docs/dev/licences.py`; with `--check` it only says whether the list is that of the lock.
 """
 
 import re
@@ -8,12 +8,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-TARGET = ROOT / "docs" / "licences.md"
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = ROOT / "docs" / "dev" / "licences.md"
 INTRODUCTION = """\
 # Licences of dependencies
 
-<!-- Written by docs/licences.py from the packages' own metadata; `make test` compares the names with the lock. -->
+<!-- Written by docs/dev/licences.py from the packages' own metadata; `make test` compares the names with the lock. -->
 
 This workflow is Apache-2.0. It installs these packages, and ships none of them; models and datasets have licences of
 their own, which their manifests and cards name.
