@@ -187,7 +187,7 @@ def test_auto_shrinks_the_batch_when_memory_runs_out(checkpoint, monkeypatch):
     requests = requests_for(model, MIXED)
     expected = model._loglikelihood_tokens(requests)
     sizes = []
-    pack = harness_model.batches
+    pack = harness_model.batch_lines
 
     def cramped(lines, tokens):
         sizes.append(tokens)
