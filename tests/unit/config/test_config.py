@@ -163,10 +163,10 @@ WRONG = [
     ("runs.run.wording", "x", "runs.run.wording: 'x' is not among plain, other"),
     ("evaluation.suites.target.wordings", ["x"], "evaluation.suites: wording for run run: 'x' is not among plain"),
     # names that cannot be part of a path
-    ("models", {"../up": {"path": "m"}}, "models: '../up' is no name"),
-    ("probes", {"-rf": {"model": "small", "dataset": "rows", "wording": "plain"}}, "probes: '-rf' is no name"),
-    ("models", {"smаll": {"path": "m"}}, "models: 'smаll' is no name"),  # Cyrillic а
-    ("evaluation.suites", {"a/b": {"wordings": ["plain"]}}, "evaluation/suites: 'a/b' is no name"),
+    ("models", {"../up": {"path": "m"}}, "models: '../up' is not a valid name"),
+    ("probes", {"-rf": {"model": "small", "dataset": "rows", "wording": "plain"}}, "probes: '-rf' is not a valid name"),
+    ("models", {"smаll": {"path": "m"}}, "models: 'smаll' is not a valid name"),  # Cyrillic а
+    ("evaluation.suites", {"a/b": {"wordings": ["plain"]}}, "evaluation/suites: 'a/b' is not a valid name"),
     ("datasets", {"a\nb": {"facts": {}}}, "datasets"),
     # paths that Snakemake would read as patterns
     ("models.small.path", "models/{wildcards.x}", "models.small.path: a path must not hold braces"),
@@ -194,7 +194,7 @@ WRONG = [
     ("datasets.rows.split", ..., "datasets.rows: split is missing"),
     ("datasets.rows.path", ..., "datasets.rows: give exactly one of facts, hub, path, mixture (found none)"),
     ("datasets.rows.facts", {}, "datasets.rows: give exactly one of facts, hub, path, mixture (found facts and path)"),
-    ("datasets.rows.answers", ["Yes", "Yes"], "datasets.rows.answers: answers must be at least two, and different"),
+    ("datasets.rows.answers", ["Yes", "Yes"], "datasets.rows.answers: give at least two answers, all different"),
     ("datasets.rows.catalog", "no_such", "datasets.rows: catalog: no entry 'no_such'"),
     ("evaluation.suites", {}, "evaluation.suites: Dictionary should have at least 1 item"),
     ("evaluation.suites.target", {}, "evaluation.suites.target: a suite needs `wordings` or `tasks`"),
@@ -203,7 +203,7 @@ WRONG = [
     ("runs.run.ppo.clip", [0.1, 0.1], "runs.run: two runs would be called 'run+clip=0.1'"),
     ("runs.run.ppo.clip", [0.1, -0.1], "runs.run+clip=-0.1.ppo.clip: Input should be greater than 0"),
     ("runs.run.ppo.steps", list(range(1, 200_000)), "runs.run: its lists make more than 100000 runs"),
-    ("runs.run.policy", ["small", "../x"], "runs: 'run+policy=../x' is no name"),
+    ("runs.run.policy", ["small", "../x"], "runs: 'run+policy=../x' is not a valid name"),
     ("runs", [], "runs: Input should be a valid dictionary"),
     ("runs", None, "runs: Input should be a valid dictionary"),
 ]
@@ -260,12 +260,12 @@ WRONG_FILES = [
     ("no rows", text("rows.csv", "sentence,topic,label\n"), {}, "rows.csv: no rows"),
     ("no label column", without_column("label"), {}, "'label'"),
     ("no group column", without_column("topic"), {}, "'topic'"),
-    ("no column for a template", without_column("sentence"), {}, "wordings.plain: the template reads 'sentence'"),
+    ("no column for a template", without_column("sentence"), {}, "wordings.plain: the template uses 'sentence'"),
     ("a third label", with_column("label", lambda t: [2, *t.label[1:]]), {}, "row 0"),
     ("a label that is a word", with_column("label", lambda t: ["maybe", *t.label[1:]]), {}, "row 0"),
     ("a label that is missing", with_column("label", lambda t: [None, *t.label[1:]]), {}, "row 0"),
     ("one label only", with_column("label", 1), {}, "label"),
-    ("labels with a fraction", with_column("label", 0.5), {}, "labels are whole numbers or names"),
+    ("labels with a fraction", with_column("label", 0.5), {}, "labels are integers or names"),
     ("train larger than the data", None, {"datasets.rows.split.train": 400}, "split"),
     ("splits larger than the data together", None, {"datasets.rows.split.val": 60}, "split"),
     ("one group for all rows", with_column("topic", "same"), {}, "group"),

@@ -182,9 +182,9 @@ def test_thesis_rows_are_those_of_datasets(rows, take, train):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (sizes(90, 20, 5, recipe="thesis"), r"split.train \+ split.ppo: 90 \+ 20 rows are asked for, .* only 100"),
+        (sizes(90, 20, 5, recipe="thesis"), r"split.train \+ split.ppo: 90 \+ 20 rows, but there are only 100"),
         (sizes(100, "rest", 5, recipe="thesis"), "there are only 100"),
-        (sizes(10, 10, 11, recipe="thesis"), "split.val: 11 rows are asked for, but there are only 10"),
+        (sizes(10, 10, 11, recipe="thesis"), "split.val: 11 rows, but there are only 10"),
     ],
 )
 def test_thesis_refuses_too_few_rows(recipe, message):

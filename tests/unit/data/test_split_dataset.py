@@ -313,7 +313,7 @@ BAD_ROWS = {
     "labels that are fractions": (
         lambda rows: rows | {"label": [0.5] * ROWS},
         {},
-        "column 'label' holds double; labels are whole numbers or names",
+        "column 'label' is double; labels are integers or names",
     ),
     "one label only": (lambda rows: rows | {"label": [1] * ROWS}, {}, "(0 / 200 by label)"),
     "duplicate ids": (with_value("idx", 11, 3), {"id": "idx"}, "rows 3 and 11: both have the idx 3"),
@@ -327,7 +327,7 @@ BAD_ROWS = {
         "column 'ask' (columns.question) is missing",
     ),
     "a field called group": (lambda rows: rows | {"group": rows["idx"]}, {}, "a field cannot be called 'group'"),
-    "too few rows": (lambda rows: rows, {"split": SPLIT | {"ppo": 171}}, "171 ppo rows are asked for"),
+    "too few rows": (lambda rows: rows, {"split": SPLIT | {"ppo": 171}}, "171 ppo rows are more than"),
     "too few groups": (
         lambda rows: rows | {"article": [n // 100 for n in range(ROWS)]},
         {"group": "article"},
@@ -419,7 +419,7 @@ def test_bytes_that_are_no_text_are_found_in_any_batch(tmp_path):
 def test_a_folder_of_several_splits(tmp_path):
     rows = datasets.Dataset(pa.table(questions()))
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "rows")
-    with pytest.raises(UserError, match="holds several splits"):
+    with pytest.raises(UserError, match="has several splits"):
         split_dataset(section(path=str(tmp_path / "rows")).questions(), tmp_path / "out")
 
 
@@ -443,7 +443,7 @@ def test_preflight_finds_it_before_anything_runs(tmp_path, case, ending):
     ("keys", "message"),
     [
         ({"wordings": {"a": "nowhere"}}, "template 'nowhere': no file"),
-        ({"columns": {"sentence": "sentence"}}, "wordings.training: the template reads 'question'"),
+        ({"columns": {"sentence": "sentence"}}, "wordings.training: the template uses 'question'"),
         (
             {"facts": {}, "path": None, "split": {"train": 9600, "ppo": 40, "val": 40}},
             "rows are more than 193 countries",
@@ -475,8 +475,8 @@ def test_preflight_passes_what_works(source):
             {"facts": {}, "split": SPLIT | {"val": "rest"}},
             "split.val: `rest` needs a source with a val split of its own",
         ),
-        ({"facts": {}, "split": SPLIT | {"recipe": "thesis"}}, "the thesis's recipe needs a source with a val split"),
-        ({"facts": {}, "answers": ["Yes", "Yes"]}, "answers must be at least two, and different"),
+        ({"facts": {}, "split": SPLIT | {"recipe": "thesis"}}, "the thesis recipe needs a source with a val split"),
+        ({"facts": {}, "answers": ["Yes", "Yes"]}, "give at least two answers, all different"),
         ({"facts": {}, "labels": ["a", "a"]}, "labels must be different"),
         ({"path": {"val": "a.csv"}}, "path.train is missing"),
         ({"catalog": "nothing"}, "catalog: no entry 'nothing'"),

@@ -264,7 +264,7 @@ def test_not_a_number_names_row_and_layer_and_leaves_no_file(tmp_path):
 def test_prompt_longer_than_the_context_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 4}')
     questions = tokenise_prompts(TOKENIZER, "decoder", ["is paris the", "is paris the capital of"], [YES_NO] * 2)
-    with pytest.raises(UserError, match="long one: 6 tokens, but the model reads at most 4"):
+    with pytest.raises(UserError, match="long one: 6 tokens, but the model takes at most 4"):
         check_lengths(questions, tmp_path, ["short one", "long one"])
 
 

@@ -110,9 +110,9 @@ def test_loaded_models_are_ready_to_read(tmp_path):
 def test_unreadable_folders_are_named(tmp_path):
     save_tiny_model(tmp_path, layers=1)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 64)
-    with pytest.raises(UserError, match="no readable checkpoint"):
+    with pytest.raises(UserError, match="not a readable checkpoint"):
         load_model(tmp_path)
-    with pytest.raises(UserError, match="no readable tokenizer"):
+    with pytest.raises(UserError, match="not a readable tokenizer"):
         load_tokenizer(tmp_path / "nowhere")
 
 

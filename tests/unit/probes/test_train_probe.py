@@ -491,7 +491,7 @@ def test_a_damaged_probe_is_named(whole, tmp_path):
     [
         ({"reward": "vinc"}, "reward: 'vinc' is not among methods"),
         ({"methods": ["ccs", "ccs"]}, "'ccs' is listed twice"),
-        ({"variants": ["plain"]}, "variants: 'plain' is the wording already"),
+        ({"variants": ["plain"]}, "variants: 'plain' is already the wording"),
         ({"layers": [1, 1]}, "layers: give at least one, each once"),
         ({"selection": 1.0}, "selection"),
         ({"logistic": {"l2": [0.0]}}, "l2"),

@@ -260,7 +260,7 @@ def test_the_script_writes_a_manifest_that_follows_the_data(tmp_path, checkpoint
 
 
 BAD = {
-    "long prompt": ({"rows": ROWS | {"sentence": ["is " * 200] * 3}}, {}, "prompt and answer are", "128"),
+    "long prompt": ({"rows": ROWS | {"sentence": ["is " * 200] * 3}}, {}, "prompt and answer have", "128"),
     "answer of two tokens": ({"one_token": True, "wording": "two"}, {}, "answer ' not so' (", "2 tokens"),
     "missing column": (
         {"rows": {key: ROWS[key] for key in ROWS if key != "question"}}, {}, "'question' is undefined", "a"

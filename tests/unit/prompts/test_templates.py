@@ -117,12 +117,12 @@ def test_a_missing_column_is_an_error():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("templates: [", "not a file of promptsource templates"),
-        ("just words", "not a file of promptsource templates"),
-        ("templates: {a: !Template {name: a}}", "not a file of promptsource templates ('jinja')"),
+        ("templates: [", "not a promptsource template file"),
+        ("just words", "not a promptsource template file"),
+        ("templates: {a: !Template {name: a}}", "not a promptsource template file ('jinja')"),
         ("templates: {a: !Template {name: a, jinja: '{% if %}'}}", "template 'a' is not valid Jinja"),
         ("templates: {a: !Template {name: a, jinja: x}, b: !Template {name: b, jinja: y}}", "holds 'a', 'b'; name one"),
-        ("templates: {a: !!python/object/apply:os.system ['true']}", "not a file of promptsource templates"),
+        ("templates: {a: !!python/object/apply:os.system ['true']}", "not a promptsource template file"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, message):

@@ -106,7 +106,7 @@ def test_a_pinned_revision_is_downloaded_once_and_then_found_without_a_network(h
         assert sha256(tmp_path / "out" / f"{name}.parquet") == sha256(tmp_path / "again" / f"{name}.parquet")
 
     message = refused(split(hub, tmp_path, section(NEW), "other", HF_HUB_OFFLINE="1"))
-    assert f"the cache holds only {OLD}; run `snakemake prefetch`" in message
+    assert f"the cache has only {OLD}; run `snakemake prefetch`" in message
     assert not (tmp_path / "other").exists()
 
 
@@ -151,7 +151,7 @@ def test_prefetch_records_the_commit_behind_a_branch(hub, tmp_path):
     (record,) = read_json(tmp_path / "prefetched.json")["datasets"].values()
     assert record["revision"] == "main" and record["commit"] == NEW
     assert record["rows"] == {"train": 200, "val": 60}
-    assert f"'main' is no commit and can move; to pin these rows, write `revision: {NEW}`" in done.stderr
+    assert f"'main' is not a commit and can move; to pin these rows, set `revision: {NEW}`" in done.stderr
 
 
 @pytest.fixture
@@ -236,9 +236,9 @@ def test_a_model_without_a_pinned_commit_is_refused_and_the_hub_asked_for_one(hu
     settings = json.dumps({"hub": {"id": "me/model", "revision": "0" * 40}})
     given = ["--settings", settings, "--checkpoint", tmp_path / "checkpoint", "--manifest", tmp_path / "m.json"]
     message = refused(script("fetch_model", hub, tmp_path, *given))
-    assert message.endswith(f"pins no commit yet (`revision` is all zeros); the newest is {NEW}: write that")
+    assert message.endswith(f"pins no commit yet (`revision` is all zeros); set it to the newest, {NEW}")
     message = refused(script("fetch_model", hub, tmp_path, *given, HF_HUB_OFFLINE="1"))
-    assert "the hub could not be asked" in message and "snakemake prefetch" in message
+    assert "the newest could not be looked up" in message and "snakemake prefetch" in message
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
-"""Many token sequences in few forward passes: prefix trees under a tree-shaped attention mask, or plain padded lines.
+"""Many token sequences in few forward passes: prefix trees (tries) with tree attention, or one padded line each.
 
-The sequences of one question (its prompt followed by each answer) differ in their last token or two, and questions
-rendered from one template, or about one sentence, open alike. In a causal model a token's states depend on its
-predecessors only, so a common opening has to be computed once. `tree_lines` lays sequences out as tries in which a
-token sees exactly its ancestors, at its own depth as position: every state is what a forward over the single sequence
-gives, at a fraction of the tokens.
+The sequences of one prompt (followed by each answer) differ only in their last token or two, and prompts from one
+template, or about one sentence, share a prefix. In a causal model a token's hidden states depend only on the tokens
+before it, so a shared prefix needs to be computed only once. `tree_lines` packs sequences into tries in which a token
+attends to itself and its ancestors, with its depth as its position: every state equals that of a forward pass over the
+single sequence, at a fraction of the tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ TokenIds = list[int]
 
 @dataclass(frozen=True)
 class PromptWithAnswers:
-    """One example as token ids: its row in the file, its prompt, and the answers that may follow it."""
+    """One example as token ids: its row in the file, its prompt, and its possible answers."""
 
     row: int
     prompt: TokenIds
@@ -29,10 +29,10 @@ class PromptWithAnswers:
 
 @dataclass
 class Line:
-    """One line of a batch, one entry a token in `ids`, `depth` (position) and `parent` (-1: none; parents come first).
+    """One line of a batch: the `ids` of its tokens, their `depth` (position) and `parent` (-1: none; parents first).
 
-    The sequence that ends in slot `slots[i]` (row × answers + answer) has its last prompt token and its answer's
-    tokens in the columns `tails[i]`. `source` is what the encoder of an encoder-decoder reads.
+    Sequence i has the slot `slots[i]` (row × answers + answer); its last prompt token and its answer tokens are in the
+    columns `tails[i]`. `source` is the input of the encoder, in an encoder-decoder.
     """
 
     ids: TokenIds = field(default_factory=list)
@@ -43,7 +43,7 @@ class Line:
     source: TokenIds = field(default_factory=list)
 
     def append(self, tokens: TokenIds, node: int = -1) -> TokenIds:
-        """Hang a chain of tokens below `node`; return its columns."""
+        """Append tokens as a chain below `node`; return their columns."""
         start = len(self.ids)
         first = self.depth[node] + 1 if node >= 0 else 0
         self.ids += tokens
@@ -52,21 +52,22 @@ class Line:
         return list(range(start, len(self.ids)))
 
     def answer(self, slot: int, tail: TokenIds) -> None:
-        """Note where a sequence ends."""
+        """Record the slot of a sequence, and the columns of its last prompt token and its answer."""
         self.slots.append(slot)
         self.tails.append(tail)
 
 
 def tree_lines(questions: Sequence[PromptWithAnswers], width: float, longest: int) -> list[Line]:
-    """Tries over neighbouring questions in the order of their token ids.
+    """Tries of neighbouring questions, sorted by token ids.
 
-    A question joins the trie before it while that saves work: `shared` tokens less through the matrix products
-    (about 24 width² operations each) against attention over a longer line (8 width operations for each of new × old
-    pairs of tokens, at about a third of the speed of a matrix product).
+    A question joins the previous trie if that saves work: `shared` fewer tokens in the matrix products (about
+    24 width² operations each) against attention over a longer line (8 width operations for each of new × old pairs of
+    tokens, at about a third of the speed of a matrix product).
 
     Args:
-        width: the model's hidden size; infinite where attention does not grow with the line (see `windows`).
-        longest: most tokens in a trie of several questions.
+        width: the model's hidden size; infinity if the cost of attention does not grow with the line (see
+            `attention_windows`).
+        longest: maximum number of tokens in a trie of several questions.
     """
     lines: list[Line] = []
     before: TokenIds = []
@@ -89,7 +90,7 @@ def tree_lines(questions: Sequence[PromptWithAnswers], width: float, longest: in
 
 
 def common_prefix(first: TokenIds, second: TokenIds) -> int:
-    """How many leading tokens two sequences have in common."""
+    """Length of the common prefix of two sequences."""
     count = 0
     for left, right in zip(first, second, strict=False):
         if left != right:
@@ -99,7 +100,7 @@ def common_prefix(first: TokenIds, second: TokenIds) -> int:
 
 
 def unshared_lines(questions: Sequence[PromptWithAnswers], closing: Sequence[int] = ()) -> list[Line]:
-    """A line for each prompt and answer, with `closing` tokens (EOS, SEP) behind it."""
+    """One line per prompt and answer, followed by `closing` tokens (EOS, SEP)."""
     lines = []
     for question in questions:
         for index, answer in enumerate(question.answers):
@@ -112,10 +113,10 @@ def unshared_lines(questions: Sequence[PromptWithAnswers], closing: Sequence[int
 
 
 def decoder_lines(questions: Sequence[PromptWithAnswers], start: int, shared: bool) -> list[Line]:
-    """The decoder's side of an encoder-decoder: `start` and an answer, a line each, or one a question if `shared`.
+    """Decoder inputs of an encoder-decoder: `start` and an answer, one line per answer, or per question if `shared`.
 
-    Its answers then stand side by side, each with its own start token, blind to each other. Distances between the
-    tokens of one sequence stay what they are alone, which is all that relative position biases see.
+    Answers that share a line each have their own start token and do not attend to each other. The distances between
+    the tokens of a sequence are unchanged, and relative position biases depend on nothing else.
     """
     lines = []
     for question in questions:
@@ -127,7 +128,7 @@ def decoder_lines(questions: Sequence[PromptWithAnswers], start: int, shared: bo
 
 
 def batch_lines(lines: Sequence[Line], tokens: int) -> Iterator[list[Line]]:
-    """Lines in batches of up to `tokens`, with padding; longest first, so that memory runs out at once or never."""
+    """Batches of at most `tokens` tokens with padding, longest first: if memory runs out, then in the first batch."""
 
     def size(line: Line) -> int:
         return len(line.source) + len(line.ids)
@@ -143,13 +144,13 @@ def batch_lines(lines: Sequence[Line], tokens: int) -> Iterator[list[Line]]:
 
 
 def pad_right(sequences: Sequence[TokenIds], filler: int) -> Tensor:
-    """Sequences of numbers as one tensor [B, T], padded on the right."""
+    """Sequences as one tensor [B, T], padded on the right."""
     size = max(map(len, sequences))
     return torch.tensor([[*sequence, *[filler] * (size - len(sequence))] for sequence in sequences])
 
 
 def join_lines(lines: Sequence[Line]) -> Line:
-    """Several lines as one, behind each other; their tokens stay blind to each other, as no parent is in another."""
+    """Several lines concatenated; tokens do not attend to other lines, as no parent is in another line."""
     whole = Line()
     for line in lines:
         start = len(whole.ids)
@@ -162,10 +163,10 @@ def join_lines(lines: Sequence[Line]) -> Line:
 
 
 def read_columns(line: Line, tail: TokenIds, position: Position, whole: bool = False) -> TokenIds:
-    """Which columns of a sequence are read (several: their mean).
+    """Columns at which a sequence's hidden states are read; several are averaged.
 
-    `last`, `first`, `mean`: of the answer's tokens; `penultimate`: the token before the answer's last one. With
-    `whole` (bidirectional models) `first` is the opening token and `mean` is over all tokens.
+    `last`, `first`, `mean`: of the answer's tokens; `penultimate`: the token before the answer's last. With `whole`
+    (bidirectional models) `first` is the first token of the input and `mean` is over all tokens.
     """
     if whole and position in ("first", "mean"):
         return [0] if position == "first" else list(range(len(line.ids)))

@@ -1,4 +1,4 @@
-"""Attention over tries of many sequences that computes little more than what is seen (see `packing.windows`)."""
+"""Tree attention: masks over prefix trees, and attention in windows that skips most of what a mask would hide."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ from transformers import AttentionInterface, PreTrainedModel
 from elkflow.batching.prefix_tree import Line, pad_right
 
 WINDOWED_ATTENTION = "elkflow_windowed"
-"""The name that transformers knows `attend` by."""
+"""Name of `attend_in_windows` in transformers."""
 
 
 @contextmanager
 def windowed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model attends in the windows that it is given as a keyword (see `additive`)."""
+    """Use `attend_in_windows` inside; the model is passed its windows as a keyword (see `additive_windows`)."""
     before = model.config._attn_implementation
     model.set_attn_implementation(WINDOWED_ATTENTION)
     try:
@@ -29,7 +29,11 @@ def windowed_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def additive_windows(columns: Tensor, seen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Windows as `attend` takes them: keys [N, K], and what is added to their scores [N, C, K]."""
+    """Windows as `attend_in_windows` takes them: columns of keys [N, K] and an additive mask [N, C, K].
+
+    Args:
+        columns, seen: see `attention_windows`.
+    """
     columns, seen = columns.to(device), seen.to(device)
     return columns, torch.zeros(seen.shape, device=device).masked_fill_(~seen, torch.finfo(torch.float32).min)
 
@@ -48,14 +52,14 @@ def attend_in_windows(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one line [1, H, T, D] in N windows: runs of C tokens, each over K keys of G heads.
+    """Attention of one line [1, H, T, D] in N windows: C queries each, over K keys of G heads.
 
-    Heads that share a key stand behind each other as further queries, so that no key is copied for them. For so small
-    products fused attention takes half as long again as this on a CPU. Scores and softmax are in float32 as there;
-    under autocast the scores come from half precision, as in transformers' "eager" attention.
+    Heads that share a key (grouped-query attention) become further queries of it, so that no key is copied. On a CPU,
+    fused attention takes half as long again for such small products. Scores and softmax are in float32, as in fused
+    attention; under autocast the scores are computed from half precision, as in transformers' "eager" attention.
 
     Raises:
-        ValueError: the architecture does something to its scores that is not done here.
+        ValueError: the architecture caps its scores or has attention sinks.
     """
     if softcap is not None or s_aux is not None:
         raise ValueError("attention with capped scores or sinks")
@@ -76,7 +80,7 @@ def attend_in_windows(
 
 
 def _gather_columns(states: Tensor, chosen: Tensor) -> Tensor:
-    """Keys or values [G, T, D] at columns [N, K] -> [N, G, K, D]; an embedding's gradient is the fast one on a CPU."""
+    """Keys or values [G, T, D] at columns [N, K] -> [N, G, K, D]; `embedding`, for its fast gradient on a CPU."""
     groups, _, width = states.shape
     rows = embedding(chosen, states.transpose(0, 1).flatten(1))
     return rows.view(*chosen.shape, groups, width).transpose(1, 2)
@@ -86,9 +90,9 @@ AttentionInterface.register(WINDOWED_ATTENTION, attend_in_windows)
 
 
 def ancestor_mask(lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
-    """Additive attention mask [B, 1, T, T]: 0 where a token sees another (itself and its ancestors), else very low.
+    """Additive attention mask [B, 1, T, T]: 0 for a token itself and its ancestors, else the dtype's minimum.
 
-    Padding sees itself, so that no softmax is over nothing.
+    Padding attends to itself, so that no softmax is over an empty set.
     """
     size = max(len(line.ids) for line in lines)
     sees = np.zeros((len(lines), size, size), dtype=bool)
@@ -102,14 +106,14 @@ def ancestor_mask(lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
 
 
 def attention_windows(line: Line, size: int = 32) -> tuple[Tensor, Tensor]:
-    """For each run of `size` tokens of a trie: the tokens it looks at, and which of its tokens sees which.
+    """The keys that each window of `size` tokens of a trie needs, and which token attends to which of them.
 
-    A trie lists every token's descendants right behind it. So what a run sees are ancestors of its first token, and
-    tokens of its own: a few dozen, however long the line is.
+    A trie lists the descendants of a token right after it. So a window attends to ancestors of its first token and to
+    its own tokens: a few dozen, however long the line.
 
     Returns:
-        Columns [N, K] and whether they are seen [N, size, K], for N runs. Padding, and tokens beyond the end, see
-        the run's first column.
+        Columns of keys [N, K] and whether each is attended to [N, size, K], for N windows. Padding, and tokens past
+        the end, attend to the window's first column.
     """
     runs, columns = [], []
     for start in range(0, len(line.ids), size):

@@ -1,4 +1,4 @@
-"""The one exception that is a message to the user, and how a failed validation becomes one."""
+"""The exception whose message is shown to the user, and validation errors as one-line messages."""
 
 import difflib
 import re
@@ -11,11 +11,11 @@ if typing.TYPE_CHECKING:
 
 
 MAX_LENGTH = 600
-"""Characters of a message; what was given may be a whole file."""
+"""Longest validation message in characters: the invalid value may be a whole file."""
 
 
 class UserError(Exception):
-    """A mistake in the config, the data or the environment, told in one sentence that names the key, file or row."""
+    """A mistake in the config, the data or the environment: one sentence that names the key, file or row."""
 
 
 def first_line(error: BaseException) -> str:
@@ -24,15 +24,15 @@ def first_line(error: BaseException) -> str:
 
 
 def validation_message(error: "ValidationError", model: Any = None) -> str:
-    """One complaint of a validation error as one line: `ppo.steps: Input should be greater than 0 (got 0)`.
+    """One line for a validation error: `ppo.steps: Input should be greater than 0 (got 0)`.
 
     Args:
-        error: what pydantic raised; its first complaint is told, a misspelt key before anything else.
-        model: the type that was validated. With it, keys are suggested, and pydantic's names for the members of
-            a union are left out of the place.
+        error: pydantic's error; the first problem is reported, a misspelt key before any other.
+        model: the type that was validated. If given, keys are suggested, and pydantic's names for the members of a
+            union are left out of the location.
     """
-    complaints = error.errors(include_url=False)
-    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
+    problems = error.errors(include_url=False)
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     keys, annotation = [], model
     for part in first["loc"][:-1]:
         inner, real = _inside(annotation, part)
@@ -55,7 +55,7 @@ def validation_message(error: "ValidationError", model: Any = None) -> str:
 
 
 def _printable_key(key: Any) -> str:
-    """A key as one visible word of a line: quoted where it is none, and cut where it is unreasonably long."""
+    """A key as one printable word: quoted if it holds other characters, and cut to 78."""
     text = str(key)
     return text if re.fullmatch(r"[\w./+=-]{1,80}", text) else repr(text[:78])
 
@@ -68,12 +68,12 @@ def _suggestion(key: str, known: list[str]) -> str:
 
 
 def _known(annotation: Any) -> list[str]:
-    """Keys of the section that an annotation allows."""
+    """Keys of the sections that an annotation allows."""
     return [key for option in _options(annotation) for key in getattr(option, "model_fields", {})]
 
 
 def _inside(annotation: Any, part: Any) -> tuple[Any, bool]:
-    """The type under key `part`, and whether there is such a key at all (False: a name for a union's member)."""
+    """The type of key `part`, and whether there is such a key (False: pydantic's name for a member of a union)."""
     if annotation is None:
         return None, True
     options = _options(annotation)
@@ -89,7 +89,7 @@ def _inside(annotation: Any, part: Any) -> tuple[Any, bool]:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The members of a union, `Annotated` taken off; one member for anything else."""
+    """The members of a union, without `Annotated`; any other type is its only member."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _options(parts[0])

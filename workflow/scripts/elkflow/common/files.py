@@ -1,4 +1,4 @@
-"""Reading and writing artefacts so that a half-written one is never taken for whole."""
+"""Atomic writing of artefacts, and reading them with errors that name the file."""
 
 import glob
 import hashlib
@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 from elkflow.common.errors import UserError
 
 BATCH_ROWS = 10_000
-"""Rows in memory at a time, where tables are streamed."""
+"""Rows held in memory when a table is streamed."""
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
+    """Yield a temporary path next to `path`; on success flush it to disk and rename it to `path`.
 
-    Works for files and folders. If the body raises, nothing is left behind and an older `path` stays as it was. A
-    process killed inside leaves its temporary path, which the next writer of the same `path` removes: at any moment
-    `path` is whole or absent.
+    Works for files and folders. If the body raises, nothing is left behind and an existing `path` is unchanged. A
+    killed process leaves its temporary path, which the next writer of the same `path` removes. At any time `path` is
+    complete or absent.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_entry(folder: Path) -> None:
-    """Make the rename itself durable: without this a power cut can undo it."""
+    """Make the rename durable: without this, a power cut can undo it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,7 +75,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """Write `content` atomically as indented JSON; NaN and infinity are refused, they are not JSON."""
+    """Write `content` atomically as indented JSON; NaN and infinity, which JSON lacks, raise a ValueError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -103,7 +103,7 @@ def write_table(table: Any, path: Path | str) -> None:
 
 @contextmanager
 def parquet_errors(path: Path | str) -> Iterator[None]:
-    """Within, a parquet file that is missing or damaged is a UserError that names it."""
+    """Turn errors about a missing or damaged parquet file into a UserError that names it."""
     try:
         yield
     except FileNotFoundError:
@@ -125,12 +125,12 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
 
 
 def stream_table(path: Path | str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Read a parquet file as pyarrow Tables of at most `BATCH` rows, with memory for about one of them.
+    """Read a parquet file as pyarrow Tables of at most `BATCH_ROWS` rows; about one of them is in memory at a time.
 
     Raises:
         UserError: as `read_table`.
     """
-    # By default whole columns are read ahead, and every thread keeps memory of its own.
+    # By default pyarrow reads whole columns ahead, and every thread keeps its own memory.
     with parquet_errors(path), pq.ParquetFile(path, buffer_size=2**16, pre_buffer=False) as file:
         _refuse_missing(path, file.schema_arrow.names, columns)
         batches = file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
@@ -138,7 +138,7 @@ def stream_table(path: Path | str, columns: list[str] | None = None) -> Iterator
 
 
 def release_memory(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same tables; memory that earlier ones needed goes back to the system. Arrow's allocator would keep it."""
+    """The same tables; memory of earlier ones is returned to the system, where Arrow's allocator would keep it."""
     for table in tables:
         yield table
         pa.default_memory_pool().release_unused()
@@ -150,9 +150,9 @@ def _refuse_missing(path: Path | str, names: list[str], columns: list[str] | Non
 
 
 def sha256(path: Path | str) -> str:
-    """Hex digest of a file's content, or of a folder's files and their relative names.
+    """Hex digest of a file's content, or of the names and contents of a folder's files.
 
-    Snakemake leaves a time stamp in the folders it tracks; that is none of their content.
+    Snakemake's timestamp file in the folders it tracks is ignored.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Manifests: what an artefact was made from, so that a score can be followed back to the rows behind it."""
+"""Manifests: what an artefact was made from, so that a score can be traced back to the rows it came from."""
 
 import hashlib
 import json
@@ -36,14 +36,14 @@ def write_manifest(
     seed: int | None = None,
     **facts: Any,
 ) -> None:
-    """Write what was made, from what, and how. No timestamps: equal work gives an equal manifest.
+    """Record outputs, inputs, settings and code. No timestamps: the same work gives the same manifest.
 
     Args:
-        path: the manifest file; output paths inside it are relative to its folder.
+        path: the manifest file; paths in it are relative to its folder.
         outputs: name to file or folder, hashed by content.
-        inputs: name to file or folder. A manifest among them stands for the artefact it describes.
+        inputs: name to file or folder; an artefact with a manifest may be given as its manifest.
         settings: the config section used (a pydantic model or plain JSON).
-        facts: anything else worth keeping (device, dtype, counts, ...).
+        facts: anything else worth recording (device, dtype, counts, ...).
     """
     folder = Path(path).parent
     if hasattr(settings, "model_dump"):
@@ -69,33 +69,32 @@ def settings_hash(settings: Any) -> str:
 
 
 def settings_edited(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest's settings are not those of its hash; older manifests have none."""
+    """Whether a manifest's settings do not match their hash; manifests without a hash count as unedited."""
     return manifest.get("settings_sha256") not in (None, settings_hash(manifest.get("settings")))
 
 
 def check_manifest(manifest: Path) -> dict[str, Any]:
-    """Return the manifest after comparing its outputs' hashes with the files on disk.
+    """Read a manifest and check that its outputs on disk have the recorded hashes.
 
     Raises:
-        UserError: a file is missing or its content is not what the manifest says, or the settings were edited; the
-            message names it.
+        UserError: a file is missing or was changed, or the settings were edited; the message names the file.
     """
     content = _read(manifest)
     if settings_edited(content):
-        raise UserError(f"{manifest}: its settings were edited (their hash is not the one beside them)")
+        raise UserError(f"{manifest}: its settings were edited (they do not match settings_sha256)")
     for entry in content["outputs"].values():
         _check_output(manifest, entry)
     return content
 
 
 def check_against_manifests(*paths: Path) -> None:
-    """Compare files and folders, before they are computed with, with the manifests that lie beside them.
+    """Check input files and folders against the manifests next to them.
 
-    The manifest of `x.parquet` is `x.manifest.json` or `manifest.json`, that of a folder may be `folder.json` too; what
-    no manifest lists is not checked.
+    The manifest of `x.parquet` is `x.manifest.json` or `manifest.json`; that of a folder may also be `folder.json`.
+    Files that no manifest lists are not checked.
 
     Raises:
-        UserError: as `check`.
+        UserError: as `check_manifest`.
     """
     for path in paths:
         names = [f"{path.stem}.manifest.json", "manifest.json", *([f"{path.name}.json"] if path.is_dir() else [])]
@@ -109,7 +108,7 @@ def _read(manifest: Path) -> dict[str, Any]:
     content = read_json(manifest)
     entries = content.get("outputs") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not all({"path", "sha256"} <= set(entry) for entry in entries.values()):
-        raise UserError(f"{manifest}: damaged; it is no manifest")
+        raise UserError(f"{manifest}: damaged, not a manifest")
     return content
 
 
@@ -118,7 +117,7 @@ def _check_output(manifest: Path, entry: Mapping[str, str]) -> None:
     if not file.exists():
         raise UserError(f"{file}: missing, though {manifest} lists it")
     if sha256(file) != entry["sha256"]:
-        raise UserError(f"{file}: damaged or changed since it was made (its hash is not the one in {manifest})")
+        raise UserError(f"{file}: damaged or changed since it was made (its hash differs from that in {manifest})")
 
 
 def _entry(path: Path, folder: Path) -> dict[str, str]:
@@ -138,7 +137,7 @@ def _installed(name: str) -> bool:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with `+` where files differ from it; None outside git."""
+    """The checkout's commit, followed by `+` if files differ from it; None outside git."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PACKAGE, capture_output=True, text=True, check=True)
         changes = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=PACKAGE, capture_output=True)

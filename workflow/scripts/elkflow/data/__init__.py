@@ -1,1 +1,1 @@
-"""Stage 1: labelled rows, dealt to disjoint splits."""
+"""Stage 1: labelled rows, assigned to disjoint splits."""

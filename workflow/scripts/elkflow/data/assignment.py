@@ -1,8 +1,8 @@
-"""Which row goes to which split: pure functions on arrays of labels and hashes, 64 bits a row each.
+"""Assignment of rows to splits: pure functions on arrays of labels and 64-bit hashes.
 
-Rows are ordered by a hash of their content and the seed, never by where they stood in the source or by Python's
-`hash()`: the same rows give the same splits in any order, process and platform. These arrays are all that grows with
-the rows, so the functions take care of temporary ones: about 60 bytes a row at the most, the keys included.
+Rows are ordered by a hash of their content and the seed, never by their position in the source or by Python's `hash()`:
+the same rows give the same splits in any order, process and platform. Only these arrays grow with the number of rows,
+so temporary ones are kept few: memory peaks at about 60 bytes per row, keys included.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,24 @@ import numpy as np
 from elkflow.common.errors import UserError
 from elkflow.config.data import SPLITS, SplitSettings
 
-Size = int | str  # a number of rows, or "rest"
+Size = int | str
+"""A number of rows, or "rest"."""
 
 
 @dataclass(frozen=True)
 class RowKeys:
-    """What the dealing needs to know of N rows. All arrays have shape [N]."""
+    """What determines the splits of N rows. All arrays have shape [N]."""
 
     label: np.ndarray
-    """Whole numbers from 0."""
+    """Integers from 0."""
     content: np.ndarray
     """uint64 hash of the whole row."""
     group: np.ndarray
-    """uint64: equal means never in two splits."""
+    """uint64: rows with equal values never go to different splits."""
     text: np.ndarray | None = None
-    """uint64 hash of the normalised text: equal means near-duplicates."""
+    """uint64 hash of the normalised text: rows with equal values are near-duplicates."""
     pair: np.ndarray | None = None
-    """uint64: rows of one pair."""
+    """uint64: rows with equal values form a pair."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -37,43 +38,42 @@ class RowKeys:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Row numbers of each split (val counts in the val source where there is one), and how many rows were left out."""
+    """Row numbers of each split (val's refer to the val source if there is one), and numbers of rows left out."""
 
     rows: dict[str, np.ndarray]
     removed: dict[str, int] = field(default_factory=dict)
 
 
 def assign_rows(train: RowKeys, val: RowKeys | None, split: SplitSettings, labels: int) -> Assignment:
-    """Deal rows to train, ppo and val by the settings' recipe.
+    """Assign rows to train, ppo and val by the settings' recipe.
 
     Args:
         train: keys of the rows of the train source.
-        val: keys of the val source; None: val is taken out of the train source too.
+        val: keys of the val source; None: val is also taken from the train source.
         labels: number of labels.
 
     Raises:
         UserError: there are not enough rows; the message says how many there are.
     """
     if split.recipe == "thesis":
-        assert val is not None  # the settings see to it
+        assert val is not None  # the settings ensure it
         return assign_like_thesis(len(train), len(val), split)
     return assign_by_group(train, val, split, labels)
 
 
 def assign_like_thesis(train: int, val: int, split: SplitSettings) -> Assignment:
-    """The published procedure, to the row: shuffle, take N, `train_test_split`; val shuffled with its own seed.
+    """The published procedure, row for row: shuffle, take N, `train_test_split`; val is shuffled with its own seed.
 
-    It is spelt out in NumPy as `datasets` does it (a test compares the two): a permutation for the shuffle, and another
-    for the split, of which the test part comes first.
+    Written in NumPy just as `datasets` does it (a test compares the two): one permutation for the shuffle and another
+    for the split, whose test part comes first.
     """
     shuffled = np.random.default_rng(split.seed).permutation(train)[: split.take]
     count = len(shuffled)
     wanted = {"train": split.train, "ppo": 1 if split.ppo == "rest" else split.ppo}
     if sum(wanted.values()) > count:
-        asked = f"{split.train} + {split.ppo} rows are asked for"
-        raise UserError(f"split.train + split.ppo: {asked}, but there are only {count}")
+        raise UserError(f"split.train + split.ppo: {split.train} + {split.ppo} rows, but there are only {count}")
     if isinstance(split.val, int) and split.val > val:
-        raise UserError(f"split.val: {split.val} rows are asked for, but there are only {val}")
+        raise UserError(f"split.val: {split.val} rows, but there are only {val}")
     second = np.random.default_rng(split.seed).permutation(count)
     rest = count - split.train
     ppo, chosen = shuffled[second[:rest]], shuffled[second[rest:]]
@@ -87,10 +87,10 @@ def assign_like_thesis(train: int, val: int, split: SplitSettings) -> Assignment
 
 
 def assign_by_group(train: RowKeys, val: RowKeys | None, split: SplitSettings, labels: int) -> Assignment:
-    """Whole groups to each split in a seeded order, then exact numbers of rows of each label out of them.
+    """Assign whole groups to each split in a seeded order, then take exact numbers of rows of each label from them.
 
-    Near-duplicates go first (one of each text stays; the val source's own has precedence), then incomplete pairs, then
-    train rows whose group is in the val source.
+    Removed first are near-duplicates (one row of each text stays, preferably the val source's), then incomplete pairs,
+    then train rows whose group is in the val split of a val source.
     """
     removed: dict[str, int] = {}
     keep = np.ones(len(train), bool)
@@ -121,13 +121,13 @@ def assign_by_group(train: RowKeys, val: RowKeys | None, split: SplitSettings, l
 def _assign_units(
     keys: RowKeys, keep: np.ndarray, sizes: Sequence[tuple[str, Size]], split: SplitSettings, labels: int
 ) -> dict[str, np.ndarray]:
-    """Rows of each split in a seeded order: [n] row numbers a split."""
+    """Rows of each split in a seeded order: an array [n] of row numbers per split."""
     kept = np.flatnonzero(keep)
     if not len(kept):
         raise UserError(f"split.{sizes[0][0]}: no usable rows are left in its source")
     paired = keys.pair is not None
     stratified = split.balance and not paired
-    # A unit is a pair (all members share one hash, so one member stands for it) or a row.
+    # A unit is a row, or a pair, represented by one member (all share one hash).
     if paired:
         assert keys.pair is not None
         _, first = np.unique(keys.pair[kept], return_index=True)
@@ -139,7 +139,7 @@ def _assign_units(
     groups, group = _dense_ranks(scramble(keys.group[units], split.seed + 1))
     order = scramble(identity[units], split.seed)
     wanted = [None if size == "rest" else _quota(int(size), labels, strata, paired) for _, size in sizes]
-    if groups == len(units):  # nothing to keep together: every unit of every label can be used
+    if groups == len(units):  # every unit is its own group: all units of every label can be used
         part = _assign_by_rank(order, stratum, strata, wanted)
     else:
         part = _assign_runs_of_groups(groups, group, order, stratum, strata, wanted)
@@ -151,7 +151,7 @@ def _assign_units(
         if paired:
             assert keys.pair is not None
             rows = kept[_is_in(keys.pair[kept], keys.pair[rows])]
-        # By content, then row number: equal rows may change places without changing the file.
+        # By content, then row number: swapping equal rows in the source does not change the file.
         chosen[name] = rows[np.argsort(scramble(keys.content[rows], split.seed + 2), kind="stable")]
     return chosen
 
@@ -159,9 +159,9 @@ def _assign_units(
 def _assign_by_rank(
     order: np.ndarray, stratum: np.ndarray, strata: int, wanted: Sequence[np.ndarray | None]
 ) -> np.ndarray | None:
-    """[units] number of each unit's split, or -1: the first of each stratum to the first split, and so on.
+    """[units] split number of each unit, or -1: the first units of each stratum go to the first split, and so on.
 
-    None where the units do not suffice.
+    None if there are too few units.
     """
     left, quotas = _count_strata(stratum, strata), []
     for quota in wanted:
@@ -187,9 +187,9 @@ def _assign_runs_of_groups(
     strata: int,
     wanted: Sequence[np.ndarray | None],
 ) -> np.ndarray | None:
-    """[units] number of each unit's split, or -1: whole runs of groups to each split, then as many units as are wanted.
+    """[units] split number of each unit, or -1: a run of whole groups for each split, then the wanted units from it.
 
-    None where the groups do not suffice.
+    None if there are too few groups.
     """
     counts = np.zeros((groups + 1, strata), np.int64)
     for value in range(strata):
@@ -209,18 +209,18 @@ def _assign_runs_of_groups(
 
 
 def _sorted_indices(chosen: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Indices of the chosen ones, by their order."""
+    """Indices of the chosen units, sorted by `order`."""
     indices = np.flatnonzero(chosen)
     return indices[np.argsort(order[indices], kind="stable")]
 
 
 def _group_bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even: bool) -> list[tuple[int, int]] | None:
-    """First and one past the last group of each split, in the groups' order; None if the rows do not suffice.
+    """First group of each split and the one after its last, in the groups' order; None if there are too few units.
 
     Args:
-        counts: [groups + 1, strata], units in all groups before one.
-        wanted: units of each stratum, a split; None: all that is left.
-        even: give each split groups in proportion to its size, so that all groups are used; else as few as suffice.
+        counts: [groups + 1, strata], number of units in all groups before each.
+        wanted: for each split, units of each stratum; None: all that are left.
+        even: give each split a number of groups in proportion to its size, so that all are used; else as few as needed.
     """
     bounds, start, last = [], 0, len(counts) - 1
     for place, quota in enumerate(wanted):
@@ -250,7 +250,7 @@ def _group_bounds(counts: np.ndarray, wanted: Sequence[np.ndarray | None], even:
 
 
 def _quota(size: int, labels: int, strata: int, paired: bool) -> np.ndarray:
-    """[strata] units for `size` rows; where they do not divide evenly the first labels get one more."""
+    """[strata] units for `size` rows; if they do not divide evenly, the first labels get one more."""
     if paired:
         return np.array([size // labels])
     return np.array([size // strata + (stratum < size % strata) for stratum in range(strata)])
@@ -261,18 +261,18 @@ def _shortage(counts: np.ndarray, sizes: Sequence[tuple[str, Size]], unit: int, 
     names = ", ".join(f"split.{name}" for name, _ in sizes)
     have = f"{int(counts.sum()) * unit} usable rows in {groups} groups"
     labelled = f" ({' / '.join(map(str, counts))} by label)" if stratified else ""
-    return f"{names}: {asked} rows are asked for, more than {have}{labelled} can give"
+    return f"{names}: {asked} rows are more than {have}{labelled} can give"
 
 
 def _first_of_each(keys: RowKeys, seed: int) -> np.ndarray:
-    """[N] bool: of rows with the same normalised text, the one that comes first in the seeded order."""
+    """[N] bool: of the rows with the same normalised text, the first in the seeded order."""
     assert keys.text is not None
     order = np.argsort(keys.text)
     text = keys.text[order]
     repeated = np.zeros(len(order), bool)
     repeated[1:] = text[1:] == text[:-1]
     repeated[:-1] |= repeated[1:]
-    rows = np.sort(order[repeated])  # few as a rule, and all that has to be looked at
+    rows = np.sort(order[repeated])  # usually few; only these need sorting
     del order, text
     rows = rows[np.lexsort((scramble(keys.content[rows], seed), keys.text[rows]))]
     keep = np.ones(len(keys), bool)
@@ -281,7 +281,7 @@ def _first_of_each(keys: RowKeys, seed: int) -> np.ndarray:
 
 
 def _whole_pairs(keys: RowKeys, keep: np.ndarray, labels: int) -> np.ndarray:
-    """[N] bool: kept rows whose pair has exactly one kept row of each label."""
+    """[N] bool: kept rows of pairs that have exactly one kept row of each label."""
     assert keys.pair is not None
     pairs, pair = _dense_ranks(keys.pair)
     whole = np.ones(pairs, bool)
@@ -296,9 +296,9 @@ def _count_strata(stratum: np.ndarray, strata: int) -> np.ndarray:
 
 
 def _dense_ranks(values: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many different values there are, and [N] int32 the rank of each among them.
+    """Number of distinct values, and [N] int32 the rank of each value among them.
 
-    As `np.unique` with `return_inverse`, in a third of its memory.
+    Like `np.unique` with `return_inverse`, in a third of the memory.
     """
     order = np.argsort(values)
     ordered = values[order]
@@ -311,7 +311,7 @@ def _dense_ranks(values: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def _is_in(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[N] bool: values that are among the others. As `np.isin`, in a third of its memory."""
+    """[N] bool: whether each value is among the others. Like `np.isin`, in a third of the memory."""
     others = np.sort(others)
     place = np.searchsorted(others, values)
     place[place == len(others)] = 0
@@ -319,7 +319,7 @@ def _is_in(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def scramble(values: np.ndarray, seed: int) -> np.ndarray:
-    """Scramble 64-bit hashes with a seed: splitmix64's finaliser (Steele et al. 2014), a bijection for every seed."""
+    """Scramble 64-bit hashes with a seed: splitmix64's finaliser (Steele et al. 2014), a bijection for each seed."""
     x = values.astype(np.uint64)
     x += np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     x ^= x >> np.uint64(30)
@@ -331,9 +331,9 @@ def scramble(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def connected_groups(*columns: np.ndarray) -> np.ndarray:
-    """[N] one value a component: rows that share a value in any column, directly or through others, get the same.
+    """[N] group of each row: rows that share a value in any column, directly or through other rows, get the same.
 
-    The value is the smallest of the first column's in the component, so it does not depend on the rows' order.
+    A group's value is its smallest in the first column, so it does not depend on the order of rows.
     """
     if len(columns) == 1:
         return columns[0]
@@ -342,7 +342,7 @@ def connected_groups(*columns: np.ndarray) -> np.ndarray:
 
     nodes, first = _dense_ranks(columns[0])
     starts, ends = [], []
-    for column in columns[1:]:  # a row is an edge from its first value to each of the others
+    for column in columns[1:]:  # each row is an edge from its first value to each other one
         count, code = _dense_ranks(column)
         starts.append(first)
         ends.append(code + nodes)

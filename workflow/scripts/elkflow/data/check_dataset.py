@@ -1,4 +1,4 @@
-"""Checks of a dataset's source and templates that need no model."""
+"""Checks of a dataset's source and templates before anything runs, without a model."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from elkflow.data.split_dataset import field_columns, group_columns, label_codes
 
 
 def check_dataset(settings: DatasetSettings) -> None:
-    """Check what can be checked of a dataset before anything runs: templates, and local files' columns, labels, sizes.
+    """Check templates, and the columns, labels and sizes of local files.
 
-    Costs a few milliseconds for the built-in questions and for hub datasets (of which only the templates are checked:
-    no network is touched), and for local files the reading of the label, id, group and pair columns: about 0.1 s for a
-    million rows of parquet or Arrow, 1 s for CSV or JSON lines. Text is neither read into memory nor checked, and
-    duplicates are not looked for: `split_dataset` does that, and may still find too few rows.
+    Takes a few milliseconds for the built-in questions and for hub datasets (only their templates are checked, without
+    the network). Of local files the label, group and pair columns are read: about 0.1 s for a million rows of parquet
+    or Arrow, 1 s for CSV or JSON lines. Text and duplicates are left to `split_dataset`, which may still find too few
+    rows.
 
     Raises:
-        UserError: what is wrong, with the key, file or row.
+        UserError: the first problem, with its key, file or row.
     """
     from elkflow.prompts.templates import SEPARATOR, load_template
 
@@ -36,7 +36,7 @@ def check_dataset(settings: DatasetSettings) -> None:
             raise UserError(f"wordings.{name}: its template answers {choices}, but `answers` are {settings.answers}")
         if wording.about and (unknown := template.fields - {"text", "question", "answer", "label"}):
             raise UserError(
-                f"wordings.{name}: a template about an answer knows text, question, answer and label, not"
+                f"wordings.{name}: a template about an answer can use text, question, answer and label, not"
                 f" {min(unknown)!r}"
             )
     if settings.facts is not None:
@@ -55,11 +55,11 @@ def check_dataset(settings: DatasetSettings) -> None:
     for name, wanted in needed.items():
         if missing := wanted - fields - {"label", "group", "id"}:
             has = ", ".join(sorted(fields))
-            raise UserError(f"wordings.{name}: the template reads {min(missing)!r}, but the rows have {has}")
+            raise UserError(f"wordings.{name}: the template uses {min(missing)!r}, but the rows have {has}")
 
 
 def _check_local_files(settings: DatasetSettings) -> set[str]:
-    """Check the local files' columns, labels and sizes; return the names of the fields."""
+    """Check columns, labels and sizes of local files; return the names of the fields."""
     from elkflow.data.sources import peek_file
 
     assert settings.split is not None and settings.path is not None

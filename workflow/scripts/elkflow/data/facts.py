@@ -1,9 +1,9 @@
-"""Questions of QNLI's shape about countries: does this sentence contain the answer to this question?
+"""QNLI-style questions about countries: does this sentence contain the answer to this question?
 
-Every sentence gets two questions, one it answers and one it does not. Half of the latter ask the same thing about
+Every sentence gets two questions, one that it answers and one that it does not. Half of the latter ask the same about
 another country, half something else about the same country. The wordings of the two are drawn together so that both
-share about as many words with the sentence, and so that each wording is right as often as wrong: a reader who only
-compares words, or only reads the question, should not be able to tell them apart.
+share about as many words with the sentence, and so that each wording is right as often as wrong: word overlap, or the
+question alone, should not give the answer away.
 """
 
 import csv
@@ -107,12 +107,14 @@ STOP_WORDS = frozenset(
         "a about are as at by does do from has have how in is it its of on one some the to what where which with",
     )
 )
-OVERLAP_SHARPNESS = 6.0  # how strictly the two wordings of a pair are matched in overlap: 0 not at all
-WORDING_BALANCE = 0.2  # how strictly each wording is kept as often right as wrong: log-odds for each time it was not
+OVERLAP_SHARPNESS = 6.0
+"""How strictly the word overlaps of a pair's two questions are matched; 0: not at all."""
+WORDING_BALANCE = 0.2
+"""How strictly each wording is kept as often right as wrong: change in log-odds per past use in excess."""
 
 
 def load_facts(path: Path = FACTS) -> list[dict[str, str]]:
-    """Rows of the facts table; lines that begin with # are its header.
+    """Rows of the facts table; lines that start with # are comments.
 
     Raises:
         UserError: the table is missing, lacks a column or a value, or names a country twice.
@@ -141,15 +143,16 @@ def load_facts(path: Path = FACTS) -> list[dict[str, str]]:
 
 
 def generate_questions(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth") -> pa.Table:
-    """Every country with every relation in every phrasing of a sentence, two questions each.
+    """Two questions for every country, relation and phrasing of a sentence.
 
     The rows depend on the seed and the set of countries, not on their order in the table.
 
     Args:
-        label: `truth`, or `number`: whether the question asks for one, a surface cue as often right as wrong.
+        label: `truth`, or `number`: whether the question asks for a number, a surface cue that is right half the time.
 
     Returns:
-        Table of `SCHEMA`, one row a question. `pair` ties the two of a sentence; `contrast`: how the wrong one differs.
+        Table of `SCHEMA`, one row per question. `pair` joins the two of a sentence; `contrast` is what differs in the
+        wrong one.
     """
     names = sorted(row["country"] for row in facts)
     rows = []
@@ -190,17 +193,17 @@ def generate_questions(facts: Sequence[dict[str, str]], seed: int = 0, label: st
 
 
 def rows_per_country() -> int:
-    """Questions about each country."""
+    """Number of questions about each country."""
     return 2 * sum(len(phrasings) for phrasings in SENTENCES.values())
 
 
 def _matched_wordings(
     sentence: str, wrong: list[str], right: list[str], excess: list[list[int]], draw: random.Random
 ) -> tuple[int, int]:
-    """Draw one of `wrong` and one of `right`, rather such as share the same part of their words with the sentence.
+    """Draw indices of one of `wrong` and one of `right`, favouring equal word overlap with the sentence.
 
     Args:
-        excess: [wrong, right]; the higher, the better the two make up for earlier draws.
+        excess: [wrong, right]; the higher, the better the two compensate for earlier draws.
     """
     shares = [[overlaps(sentence, question) for question in questions] for questions in (wrong, right)]
     far = [[sum(abs(a - b) for a, b in zip(w, r, strict=True)) for r in shares[1]] for w in shares[0]]
@@ -210,7 +213,7 @@ def _matched_wordings(
 
 
 def overlaps(sentence: str, question: str) -> tuple[float, float, float]:
-    """Share of the question's words in the sentence: of all words, of content words, and Jaccard's of both."""
+    """Share of the question's words that are in the sentence, the same of content words, and their Jaccard index."""
     said, asked = (set(re.findall(r"[a-z0-9']+", text.lower())) for text in (sentence, question))
     content = asked - STOP_WORDS
     return (
@@ -221,9 +224,9 @@ def overlaps(sentence: str, question: str) -> tuple[float, float, float]:
 
 
 def overlap_accuracy(sentences: Sequence[str], questions: Sequence[str], labels: Sequence[int]) -> float:
-    """Accuracy of the best threshold on the best of the three overlaps: what words alone give away.
+    """Accuracy of the best threshold on the best of the three overlaps: what word overlap alone gives away.
 
-    The threshold is chosen on the rows it is measured on, so this is an upper bound.
+    The threshold is chosen on the rows it is evaluated on, so this is an upper bound.
     """
     scores = np.array([overlaps(s, q) for s, q in zip(sentences, questions, strict=True)])
     truth = np.asarray(labels, dtype=float)
@@ -239,7 +242,7 @@ def overlap_accuracy(sentences: Sequence[str], questions: Sequence[str], labels:
 
 
 def _rounded_number(number: int) -> str:
-    """67 million, 1.4 billion, 547 thousand, 26: two or three digits that matter."""
+    """67 million, 1.4 billion, 547 thousand, 26: rounded to two or three digits."""
     for unit, word in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
         if number >= unit:
             return f"{number / unit:.{1 if number < 10 * unit else 0}f}".removesuffix(".0") + f" {word}"
@@ -247,7 +250,7 @@ def _rounded_number(number: int) -> str:
 
 
 def _with_article(country: str) -> str:
-    """The name as it stands inside a sentence."""
+    """The country's name inside a sentence, with its article if it takes one."""
     plural = ("Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Philippines", "Seychelles")
     united = (
         "United ",

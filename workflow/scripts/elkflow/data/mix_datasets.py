@@ -1,4 +1,4 @@
-"""Several datasets joined into one, split by split, with a column that tells them apart."""
+"""Mixtures: several datasets joined split by split, with a column for the dataset of each row."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +14,16 @@ from elkflow.config.data import SPLITS
 from elkflow.data.row_hashes import hash_rows
 
 PREFIXED = ("id", "group", "question_id")
-"""Columns whose values are unique inside a member only; in a mixture they begin with its name."""
+"""Columns whose values are unique only within a member; in a mixture they are prefixed with its name."""
 
 
 def mix_datasets(members: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Join the members' split files, of data or of prompts, into `folder`; return what the manifest should say of them.
+    """Join the members' split files, of data or of prompts, into `folder`; return facts for the manifest.
 
-    Every row of every member is there, in the member's own order; members take turns in proportion to their sizes, so
-    that the first rows are a fair sample of all. Rows gain `original_dataset`, and prompts `template_name`. A column
-    that a member lacks is null in its rows; one whose type differs between members becomes text. Of all rows only their
-    order is in memory, some 20 bytes each.
+    All rows of all members are kept, in each member's own order; members are interleaved in proportion to their sizes,
+    so that the first rows are a fair sample of all. Rows gain the column `original_dataset`, prompts also
+    `template_name`. A column that a member lacks is null in its rows; one whose type differs between members becomes
+    text. Only the order of rows is held in memory, about 20 bytes each.
 
     Args:
         members: name of each dataset to the folder of its split files and manifest.json.
@@ -56,7 +56,7 @@ def _mix_split(
     labels: Counter[int] = Counter()
     with atomic(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for chunk, *pieces in zip(chunks, *readers, strict=True):
-            # The pieces lie one member after the other; this takes each row to its turn.
+            # The pieces are in order of members; this puts each row in its place.
             table = pa.concat_tables(pieces).take(np.argsort(np.argsort(chunk, kind="stable"), kind="stable"))
             writer.write_table(table)
             groups.append(np.unique(hash_rows([table["group"]])))
@@ -70,7 +70,7 @@ def _mix_split(
 
 
 def interleave(sizes: Sequence[int]) -> np.ndarray:
-    """[N] which member each row of the mixture comes from: row i of n stands at (i + ½) / n, ties in listed order."""
+    """[N] member of each row of the mixture: row i of n is at position (i + ½) / n, ties in the given order."""
     places = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
     return np.repeat(np.arange(len(sizes), dtype=np.int16), sizes)[np.argsort(places, kind="stable")]
 
@@ -81,7 +81,7 @@ def _parquet_metadata(path: Path) -> pq.FileMetaData:
 
 
 def _mixed_schema(members: Sequence[pa.Schema], added: Sequence[str]) -> pa.Schema:
-    """Every member's columns in order of appearance, then the added ones."""
+    """All columns of the members in order of appearance, then the added ones."""
     types: dict[str, pa.DataType] = {}
     for schema in members:
         for field in schema:

@@ -1,4 +1,4 @@
-"""Hub datasets brought to this machine ahead of time."""
+"""Download of hub datasets ahead of time, for machines without a network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from elkflow.data.sources import hub_commit, open_rows
 
 
 def prefetch_datasets(datasets: Mapping[str, QuestionSettings]) -> dict[str, Any]:
-    """Download every hub dataset into the cache of `datasets`; return name to id, revision, commit and row counts.
+    """Download all hub datasets into the cache of `datasets`; return id, revision, commit and row counts of each.
 
     Raises:
-        UserError: a dataset that cannot be had; the message names it.
+        UserError: a dataset cannot be downloaded; the message names it.
     """
     found: dict[str, Any] = {}
     for name, settings in datasets.items():

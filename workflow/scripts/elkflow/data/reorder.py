@@ -1,4 +1,4 @@
-"""Rows of a long stream put into another order, with memory for a few thousand of them at a time."""
+"""Reordering of the rows of a long stream, with only a few thousand of them in memory at a time."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,20 +12,20 @@ import pyarrow as pa
 from elkflow.common.files import BATCH_ROWS
 
 MAX_PILES = 200
-"""Temporary files open at once: fewer than systems allow. Beyond `BATCH * PILES` rows the piles grow instead."""
+"""Temporary files open at once: fewer than systems allow. Beyond `BATCH_ROWS * MAX_PILES` rows the piles grow."""
 
 
 def reorder(tables: Iterable[pa.Table], rows: np.ndarray, folder: Path) -> Iterator[pa.Table]:
-    """Some rows of a stream of tables, in the order asked for, as tables of `BATCH` rows (or more, see `PILES`).
+    """Chosen rows of a stream of tables in a given order, as tables of `BATCH_ROWS` rows (or more, see `MAX_PILES`).
 
-    The stream is read once and nothing is looked up in it: each row goes on one of several piles, unnamed files in
-    `folder` that vanish with the process, and the piles are sorted one after the other.
+    The stream is read once, without random access: each row is written to one of several piles, unnamed files in
+    `folder` that vanish with the process, and the piles are sorted one by one.
 
     Args:
-        rows: [n] row numbers of the stream, each once.
+        rows: [n] row numbers in the stream, in the order wanted, each at most once.
     """
     size = max(BATCH_ROWS, -(-len(rows) // MAX_PILES))
-    order = np.argsort(rows)  # [n] places of the wanted rows, as they come along in the stream
+    order = np.argsort(rows)  # [n] output positions of the wanted rows, in stream order
     first = done = 0
     with ExitStack() as files:
         piles: list[tuple[IO[bytes], pa.ipc.RecordBatchStreamWriter]] = []
@@ -45,6 +45,6 @@ def reorder(tables: Iterable[pa.Table], rows: np.ndarray, folder: Path) -> Itera
             pile.close()
             handle.seek(0)
             table = pa.ipc.open_stream(handle).read_all()
-            last = table.num_columns - 1  # the source may have a column called place too
+            last = table.num_columns - 1  # by number: the source may also have a column called place
             yield table.take(np.argsort(table.column(last).to_numpy())).remove_column(last)
             handle.close()

@@ -1,4 +1,4 @@
-"""64-bit hashes of rows, the same in every process and on every platform: what is kept of rows too many to hold."""
+"""64-bit hashes of rows, equal in every process and on every platform, for datasets too large for memory."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +9,11 @@ from elkflow.data.assignment import scramble
 
 
 def hash_rows(columns: list[pa.ChunkedArray]) -> np.ndarray:
-    """[N] uint64 hash of the values of each row: SipHash with a fixed key, as pandas computes it."""
+    """[N] uint64 hash of each row's values: pandas' SipHash with a fixed key."""
     import pandas as pd
 
     total = np.zeros(len(columns[0]), np.uint64)
-    for start in range(0, len(total), BATCH_ROWS):  # pandas hashes Python's own strings, which are not small
+    for start in range(0, len(total), BATCH_ROWS):  # pandas hashes Python strings, which take much memory
         here = slice(start, start + BATCH_ROWS)
         for place, column in enumerate(columns):
             part = column.slice(start, BATCH_ROWS)
@@ -30,7 +30,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def normalise_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Lower case, runs of anything but letters and digits as one space; columns that hold no text as they are."""
+    """Text in lower case, with everything but letters and digits collapsed to single spaces; other types unchanged."""
     if not is_text(column.type):
         return column
     text = pc.replace_substring_regex(pc.utf8_lower(column), pattern=r"[^\p{L}\p{N}]+", replacement=" ")

@@ -1,4 +1,4 @@
-"""Opening the rows of a dataset, wherever they are, and reading them as a stream."""
+"""Sources of rows: the built-in questions, local files and the hub, opened and read as a stream."""
 
 import logging
 import re
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Rows = TypeVar("Rows", bound=Sized)
 logger = logging.getLogger("elkflow")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-JSON_BLOCK = 2**24  # bytes of JSON lines
+JSON_BLOCK = 2**24
+"""Bytes of JSON lines parsed at a time."""
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 LOADERS = {
     ".parquet": "parquet",
@@ -38,9 +39,9 @@ LOADERS = {
 
 @dataclass(frozen=True)
 class ParquetRows:
-    """Rows of a local parquet file, as `datasets` would give them.
+    """Rows of a local parquet file, with the interface of a `Dataset`.
 
-    Read as they are: `datasets` decodes whole row groups at a time to convert them, and most files have but one.
+    Streamed from the file itself: `datasets` would convert it by decoding whole row groups, and most files have one.
     """
 
     path: Path
@@ -54,12 +55,12 @@ class ParquetRows:
 
 
 def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
-    """The source's rows, under `train` and, where it has them, `val`.
+    """The source's rows, under `train` and, if it has them, `val`.
 
-    Text formats and the hub's files are converted once, to Arrow files in the cache of `datasets`.
+    Text formats and files on the hub are converted once, to Arrow files in the cache of `datasets`.
 
     Raises:
-        UserError: a file that is missing, empty, truncated or not what its name says; a hub that cannot be reached.
+        UserError: a file is missing, empty, truncated or not in the format of its suffix, or the hub is unreachable.
     """
     from datasets import Dataset
 
@@ -72,7 +73,7 @@ def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
         }
         if not COMMIT_HASH.fullmatch(settings.hub.revision) and (found := hub_commit(parts["train"])):
             logger.warning(
-                "hub dataset %s: %r is no commit and can move; to pin these rows, write `revision: %s`",
+                "hub dataset %s: %r is not a commit and can move; to pin these rows, set `revision: %s`",
                 settings.hub.id,
                 settings.hub.revision,
                 found,
@@ -90,11 +91,11 @@ def _open_path(path: Path) -> "Dataset | ParquetRows":
         if path.is_dir():
             rows = datasets.load_from_disk(str(path))
             if isinstance(rows, datasets.DatasetDict):
-                raise UserError(f"{path}: holds several splits ({', '.join(rows)}); name the folder of one of them")
+                raise UserError(f"{path}: has several splits ({', '.join(rows)}); give the folder of one of them")
             return _refuse_no_rows(rows, path)
         if path.suffix not in LOADERS:
             raise UserError(
-                f"{path}: unknown format {path.suffix!r}; known are {', '.join(LOADERS)}, save_to_disk folders"
+                f"{path}: unknown format {path.suffix!r}; known are {', '.join(LOADERS)} and save_to_disk folders"
             )
         if path.suffix == ".parquet":
             pq.read_metadata(path)
@@ -137,10 +138,8 @@ def _open_hub(source: HubDataset, split: str) -> "Dataset":
     ) as error:
         raise UserError(f"hub dataset {shown}, split {split!r}: {_root_cause(error)}") from None
     if COMMIT_HASH.fullmatch(source.revision) and (cached := hub_commit(rows)) != source.revision:
-        # Without a network `datasets` takes whatever revision it has, and says so only in a log line.
-        raise UserError(
-            f"hub dataset {shown}: the cache holds only {cached}; run `snakemake prefetch` where there is a network"
-        )
+        # Without a network `datasets` falls back to any cached revision, with no more than a log line.
+        raise UserError(f"hub dataset {shown}: the cache has only {cached}; run `snakemake prefetch` with a network")
     return _refuse_no_rows(rows, f"hub dataset {shown}, split {split!r}")
 
 
@@ -152,13 +151,13 @@ def _refuse_missing_or_empty(path: Path) -> None:
 
 
 def peek_file(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.Table]]]:
-    """A local file's column names, and a function that reads the labels and some other columns, as a stream of tables.
+    """A local file's column names, and a function that streams its labels and some other columns as tables.
 
-    Text formats are parsed and not converted. A CSV's columns are text, but for labels that are numbers or booleans; a
+    Text formats are parsed but not converted. CSV columns are text, except labels that are numbers or booleans; a
     column that some JSON lines lack is null there.
 
     Raises:
-        UserError: the file is missing, empty or not what its name says.
+        UserError: the file is missing, empty or not in the format of its suffix.
     """
     _refuse_missing_or_empty(path)
     if path.suffix not in TEXT_FORMATS:
@@ -190,7 +189,7 @@ def _parse_errors(path: Path) -> Iterator[None]:
 
 
 def _refuse_other_encodings(path: Path) -> None:
-    """Say which line of a text file is the first that is not UTF-8, if there is one."""
+    """Raise a UserError that names the first line of a text file that is not UTF-8, if there is one."""
     if path.suffix not in TEXT_FORMATS:
         return
     with path.open("rb") as file:
@@ -213,7 +212,7 @@ def _csv_tables(path: Path) -> Iterator[pa.Table]:
 
 
 def _parse_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text as numbers or booleans, if all of it is."""
+    """A text column as integers, booleans or floats, if all values can be parsed as such."""
     for kind in (pa.int64(), pa.bool_(), pa.float64()):
         try:
             return column.cast(kind)
@@ -227,12 +226,12 @@ def _json_tables(path: Path) -> Iterator[pa.Table]:
 
     with path.open("rb") as file:
         while lines := file.readlines(JSON_BLOCK):
-            text = b"".join(lines).decode()  # Arrow takes any bytes for text
+            text = b"".join(lines).decode()  # raises if not UTF-8: Arrow accepts any bytes as text
             yield json.read_json(pa.BufferReader(text.encode()))
 
 
 def hub_commit(rows: "Dataset | ParquetRows") -> str | None:
-    """The hub commit that rows were loaded from: the name of their folder in the cache of `datasets`."""
+    """The hub commit from which rows were loaded: the name of their folder in the cache of `datasets`."""
     if isinstance(rows, ParquetRows) or not rows.cache_files:
         return None
     folder = Path(rows.cache_files[0]["filename"]).parent.name
@@ -240,10 +239,10 @@ def hub_commit(rows: "Dataset | ParquetRows") -> str | None:
 
 
 def read_batches(rows: "Dataset | ParquetRows", columns: list[str]) -> Iterator[pa.Table]:
-    """Some columns as Arrow tables of about `BATCH` rows, in order.
+    """Some columns as Arrow tables of about `BATCH_ROWS` rows, in order.
 
-    Rows that are whole Arrow files are read from these. `datasets` maps the files into memory, whose pages would stay
-    with this process once they are touched.
+    Rows that are whole Arrow files are read from the files: `datasets` maps them into memory, where pages stay resident
+    once they have been read.
     """
     if isinstance(rows, ParquetRows):
         return _read_parquet(rows.path, columns)
@@ -279,7 +278,7 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def _whole_arrow_files(rows: "Dataset") -> list[str]:
-    """The Arrow files that hold exactly these rows, one after the other; none if there is more to it."""
+    """The Arrow files whose concatenation is exactly these rows; empty if there are none."""
     from datasets.table import ConcatenationTable, MemoryMappedTable
 
     lines = rows.data.blocks if isinstance(rows.data, ConcatenationTable) else [[rows.data]]
@@ -301,7 +300,7 @@ def _refuse_no_rows(rows: Rows, where: Any) -> Rows:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The innermost reason: `datasets` wraps what went wrong in sentences of its own."""
+    """First line of the innermost exception, which `datasets` wraps in others."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)

@@ -1,4 +1,4 @@
-"""Raw rows to disjoint, balanced train, ppo and val files."""
+"""From a dataset's source to disjoint, balanced train, ppo and val files."""
 
 import logging
 from itertools import chain, islice
@@ -27,12 +27,12 @@ RESERVED_COLUMNS = ("id", "group", "label")
 
 
 def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
-    """Write train.parquet, ppo.parquet and val.parquet into `folder`; return what the manifest should say of them.
+    """Write train.parquet, ppo.parquet and val.parquet into `folder`; return facts for the manifest.
 
-    Columns: id (unique), group, the source's fields, label (int64). Nothing is written unless all rows are sound.
+    Columns: id (unique), group, the source's fields, label (int64). Nothing is written unless all rows are valid.
 
     Raises:
-        UserError: bad rows (the message names file, row and column) or too few of them.
+        UserError: a row is invalid (the message names file, row and column), or there are too few rows.
     """
     from elkflow.data.sources import hub_commit, open_rows
 
@@ -43,15 +43,15 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
     keys = {
         part: _row_keys(settings, rows, fields[part], _source_name(settings, part)) for part, rows in sources.items()
     }
-    assert settings.split is not None  # the settings see to it
-    dealt = assign_rows(keys["train"], keys.get("val"), settings.split, len(settings.labels))
+    assert settings.split is not None  # the settings ensure it
+    assignment = assign_rows(keys["train"], keys.get("val"), settings.split, len(settings.labels))
     labels, groups = ({part: getattr(own, name) for part, own in keys.items()} for name in ("label", "group"))
-    del keys  # its other hashes have served
+    del keys  # frees the other hashes
     found = {part: {"rows": len(rows), "commit": hub_commit(rows)} for part, rows in sources.items()}
-    facts: dict[str, Any] = {"sources": found, "removed": dealt.removed, "splits": {}}
+    facts: dict[str, Any] = {"sources": found, "removed": assignment.removed, "splits": {}}
     for name in SPLITS:
         part = "val" if name == "val" and "val" in sources else "train"
-        rows = dealt.rows[name]
+        rows = assignment.rows[name]
         path = folder / f"{name}.parquet"
         _write_split(settings, sources[part], rows, part, fields[part], labels[part], groups[part], path)
         counts = np.bincount(labels[part][rows], minlength=len(settings.labels))
@@ -61,12 +61,12 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
             "labels": dict(zip(settings.labels, map(int, counts), strict=True)),
         }
         logger.info("%s: %s", name, facts["splits"][name])
-    logger.info("left out: %s", dealt.removed)
+    logger.info("left out: %s", assignment.removed)
     return facts
 
 
 def _source_name(settings: QuestionSettings, part: str) -> str:
-    """How messages name a source."""
+    """Name of a source in messages."""
     if settings.hub is not None:
         return f"{settings.hub.id} ({settings.hub.splits[part]})"  # type: ignore[index]
     if settings.facts is not None:
@@ -75,7 +75,7 @@ def _source_name(settings: QuestionSettings, part: str) -> str:
 
 
 def field_columns(settings: QuestionSettings, names: list[str], where: str) -> dict[str, str]:
-    """Field name to source column, after checking that every column the settings name is there."""
+    """Field name to source column, after checking that all columns named in the settings exist."""
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{where}: two columns are called {twice[0]!r}")
     used = {"label": settings.label, "id": settings.id, "pair": settings.pair}
@@ -101,10 +101,10 @@ def group_columns(settings: QuestionSettings) -> list[str]:
 
 
 def _row_keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dict[str, str], where: str) -> RowKeys:
-    """Check every row and hash what the dealing needs of it; holds one batch of text at a time.
+    """Check every row and compute its keys, with one batch of text in memory at a time.
 
     Raises:
-        UserError: null or empty text, a label that is none, an id that appears twice.
+        UserError: a value is missing or empty, a label is unknown, or an id appears twice.
     """
     from elkflow.data.sources import read_batches
 
@@ -129,7 +129,7 @@ def _row_keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields:
         start += len(batch)
     if settings.id:
         _refuse_duplicates(hashes[settings.id], rows, settings.id, where)
-    # Without a group of its own a row is grouped by its text, which keeps near-duplicates together at least.
+    # Rows without a group are grouped by text, so that at least near-duplicates stay together.
     tied = [hashes[name] for name in ties] if groups else [text, *(hashes[name] for name in ties)]
     return RowKeys(labels, content, connected_groups(*tied), text, hashes.get(settings.pair) if settings.pair else None)
 
@@ -138,7 +138,7 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
     """[N] int64 labels from numbers, booleans or names.
 
     Raises:
-        UserError: a value that is no label; the message names its row (counted from 0, after `start`).
+        UserError: a value is not a label; the message names its row (counted from 0, plus `start`).
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -150,7 +150,7 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
         codes = column.cast(pa.int64()).to_numpy()
         bad = (codes < 0) | (codes >= len(names))
     else:
-        raise UserError(f"{where}: column {key!r} holds {kind}; labels are whole numbers or names")
+        raise UserError(f"{where}: column {key!r} is {kind}; labels are integers or names")
     if bad.any():
         row = int(bad.argmax())
         shown = f"{column[row].as_py()!r:.60}"
@@ -161,7 +161,7 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
 
 
 def refuse_missing_values(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
-    """Refuse missing values, text of white space only, and bytes that are no text (Arrow takes any from a file)."""
+    """Raise a UserError at a missing value, blank text, or bytes that are not UTF-8 (which Arrow reads as text)."""
     bad = pc.is_null(column, nan_is_null=True)
     if is_text(column.type):
         try:
@@ -207,10 +207,10 @@ def _write_split(
     groups: np.ndarray,
     path: Path,
 ) -> None:
-    """Stream the rows of the given numbers into a parquet file.
+    """Stream the rows with the given numbers into a parquet file.
 
     Args:
-        labels, groups: of every row of the source.
+        labels, groups: those of all rows of the source.
     """
     from elkflow.data.sources import read_batches
 

@@ -1,7 +1,7 @@
-"""Hidden states of contrast pairs, all layers, streamed into one safetensors file.
+"""Extraction of hidden states: those of every prompt and answer at all layers, streamed into one safetensors file.
 
-Layers are counted as transformers counts `hidden_states`: 0 is the embeddings, i the output of block i, and the last
-one is taken after the final norm.
+Layers are numbered as in transformers' `hidden_states`: 0 is the embeddings, i the output of block i, and the last one
+is taken after the final norm.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,15 +37,15 @@ def extract_hiddens(
     batch_tokens: int | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Write the hidden states of every question and answer to `path`; return facts about how it went.
+    """Write the hidden states of every question and answer to `path`; return facts for the manifest.
 
-    The file holds `layers.0` … `layers.L`, each [N, A, D] in the questions' order and the states' own dtype, and
-    `answer_logprobs` [N, A] float32 unless the model is an encoder. Processes of one `accelerate launch` share the
-    batches out and write into one file, so they must see the same file system.
+    The file contains `layers.0` … `layers.L`, each [N, A, D] in the order of the questions and the states' own dtype,
+    and `answer_logprobs` [N, A] in float32 unless the model is an encoder. Processes of one `accelerate launch` divide
+    the batches among themselves and write into the same file, so they must share a file system.
 
     Args:
         names: what to call each row in messages.
-        batch_tokens: tokens in one forward pass, with padding.
+        batch_tokens: tokens per forward pass, with padding.
 
     Raises:
         UserError: a state is not finite; names the row and the layer.
@@ -56,7 +56,7 @@ def extract_hiddens(
     chosen = choose_layout(reader, questions)
     reader.shared, reader.windowed = broadcast(processes, (chosen.shared, chosen.windowed))
     work = list(batch_lines(reader.lines(questions, tokens), tokens))
-    like = reader.read(reader.lines(questions[:1]))  # tells dtype and sizes
+    like = reader.read(reader.lines(questions[:1]))  # for dtype and sizes
     answers = len(questions[0].answers)
     states = (like.states.dtype, (len(questions), answers, like.states.shape[-1]))
     shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
@@ -83,7 +83,7 @@ def extract_hiddens(
 
 
 def broadcast(processes: PartialState, value: Any) -> Any:
-    """The main process's value, in every process."""
+    """The main process's value, on every process."""
     if processes.num_processes == 1:
         return value
     return broadcast_object_list([value])[0]
@@ -96,7 +96,7 @@ def shared_states_file(
     shapes: Mapping[str, DtypeAndShape],
     metadata: Mapping[str, str],
 ) -> Iterator[StatesFile]:
-    """One file that all processes fill: the main one makes it and, when all are done, puts it in its place."""
+    """A file that all processes write to: the main one creates it and, when all are done, moves it to `path`."""
     if not processes.is_main_process:
         with StatesFile(Path(broadcast(processes, None)), shapes, metadata, create=False) as file:
             yield file
@@ -109,11 +109,11 @@ def shared_states_file(
 
 
 def write_states(file: StatesFile, read: SlotStates) -> None:
-    """Put each sequence's states in its slot."""
+    """Write each sequence's states to its slot."""
     order = torch.tensor(read.slots).argsort()
     slots, states = [read.slots[index] for index in order], read.states[:, order]
     start = 0
-    for end in range(1, len(slots) + 1):  # runs of neighbouring slots go in one piece
+    for end in range(1, len(slots) + 1):  # runs of consecutive slots are written at once
         if end < len(slots) and slots[end] == slots[end - 1] + 1:
             continue
         for layer in range(len(states)):
@@ -124,7 +124,7 @@ def write_states(file: StatesFile, read: SlotStates) -> None:
 
 
 def check_finite(read: SlotStates, names: Sequence[str], answers: int) -> None:
-    """Raise a UserError that names the first row and layer with NaN or infinity."""
+    """Raise a UserError that names the first row and layer with a NaN or an infinity."""
     for what, values in (("hidden states of layer", read.states), ("log-probabilities", read.logprobs)):
         if values is None or bool(torch.isfinite(values).all()):
             continue

@@ -30,7 +30,9 @@ from elkflow.models.load import ModelKind
 logger = logging.getLogger("elkflow")
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens per forward pass, by device."""
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
+"""Largest relative difference between states of two layouts that count as equal."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,14 @@ class SlotStates:
 
 
 class Reader:
-    """Lays questions out in lines and reads hidden states from them.
+    """Lays out questions in lines and reads hidden states from them.
 
     Args:
-        shared: compute common beginnings once; off: a line of its own for every prompt and answer.
-        windowed: with `shared`, in a decoder: attention looks only where there is something to see, in lines of any
-            length; off: at whole lines, under a mask.
+        position: token at which states are read (see `read_columns`).
         closing: tokens that end an encoder's input.
+        shared: compute shared prefixes once; otherwise every prompt and answer has its own line.
+        windowed: with `shared`, in a decoder: windowed attention, in lines of any length; otherwise attention over
+            whole lines, with a mask.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Reader:
         self.filler = self.config.pad_token_id or 0
 
     def lines(self, questions: Sequence[PromptWithAnswers], tokens: int = 2048) -> list[Line]:
-        """The questions laid out for this model, several in a line of at most `tokens` (and 512 under a mask)."""
+        """The questions laid out for this model; shared lines have at most `tokens` tokens (512 with a mask)."""
         if self.kind == "encoder-decoder":
             return decoder_lines(questions, self._decoder_start(), self.shared)
         if self.windowed:
@@ -79,7 +82,7 @@ class Reader:
         return unshared_lines(questions, self.closing if self.kind == "encoder" else ())
 
     def _decoder_start(self) -> int:
-        """The token that opens a decoder's text; padding where the checkpoint names none, as T5 does."""
+        """The decoder's start token; the padding token if the config has none."""
         for config in (self.model.generation_config, self.model.config):
             if getattr(config, "decoder_start_token_id", None) is not None:
                 return config.decoder_start_token_id
@@ -87,7 +90,7 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, lines: Sequence[Line]) -> SlotStates:
-        """One forward pass over one batch of lines."""
+        """Read the states of one batch of lines in one forward pass."""
         device = self.model.device
         if self.windowed:
             lines = [join_lines(lines)]
@@ -129,7 +132,7 @@ class Reader:
         return SlotStates(slots, self._gather(hidden, lines), sums)
 
     def _encoded(self, lines: Sequence[Line]) -> dict[str, Any]:
-        """Run the encoder once for each question of the batch, however many lines it has."""
+        """Run the encoder once per question of the batch, however many lines it has."""
         sources = {tuple(line.source): None for line in lines}
         number = {source: index for index, source in enumerate(sources)}
         ids = pad_right([list(source) for source in sources], self.filler).to(self.model.device)
@@ -140,7 +143,7 @@ class Reader:
         return {"encoder_outputs": encoded, "attention_mask": mask[which]}
 
     def _gather(self, hidden: Sequence[Tensor], lines: Sequence[Line]) -> Tensor:
-        """Pick the positions that are read out of [B, T, D] of every layer: [L, S, D]; means are taken in fp32."""
+        """States [L, S, D] at the columns to read, from [B, T, D] of every layer; means are taken in float32."""
         chosen = [
             (index, read_columns(line, tail, self.position, whole=self.kind == "encoder"))
             for index, line, tail in _sequences(lines)
@@ -161,10 +164,10 @@ def _sequences(lines: Sequence[Line]) -> Iterator[tuple[int, Line, list[int]]]:
 
 
 def choose_layout(reader: Reader, questions: Sequence[PromptWithAnswers]) -> Reader:
-    """`reader` if its shared layout gives the states of plain forwards on a few questions, else a simpler one.
+    """`reader` if its layout gives the same states as single sequences on a few questions, else a simpler one.
 
-    Not every architecture takes an attention of ours, or honours a custom mask and positions (sliding windows, ALiBi,
-    state space models): rather than keep a list of them, ask the model.
+    Some architectures accept no custom attention, or ignore custom masks and positions (sliding windows, ALiBi, state
+    space models). This is tested on the model itself, as a list of architectures would go out of date.
     """
     if not reader.shared:
         return reader
@@ -177,18 +180,18 @@ def choose_layout(reader: Reader, questions: Sequence[PromptWithAnswers]) -> Rea
 
 
 def _states_agree(reader: Reader, plain: Reader, questions: Sequence[PromptWithAnswers]) -> bool:
-    """Whether both read the same from the longest question and a few that open alike."""
+    """Whether both readers give the same states for the longest question and a few that share a prefix."""
     longest = max(questions, key=lambda question: len(question.prompt))
     near = sorted(questions, key=lambda question: question.prompt)
     sample = [longest, *(question for question in near[:3] if question is not longest)]
     try:
         mine, theirs = (one.read(one.lines(sample)) for one in (reader, plain))
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        logger.info("simpler batches: this architecture takes no custom attention (%s)", error)
+        logger.info("using simpler batches: this architecture accepts no custom attention (%s)", error)
         return False
     order = torch.tensor(mine.slots).argsort(), torch.tensor(theirs.slots).argsort()
     left, right = mine.states[:, order[0]].float(), theirs.states[:, order[1]].float()
     difference = ((left - right).norm(dim=-1) / right.norm(dim=-1).clamp_min(1e-6)).max().item()
     if difference > TOLERANCE[mine.states.dtype]:
-        logger.info("simpler batches: shared ones differ by %.2g in this architecture", difference)
+        logger.info("using simpler batches: states of shared ones differ by %.2g in this architecture", difference)
     return difference <= TOLERANCE[mine.states.dtype]

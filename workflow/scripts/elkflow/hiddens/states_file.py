@@ -1,4 +1,4 @@
-"""A safetensors file that is written piece by piece, so that memory does not grow with the number of rows."""
+"""A safetensors file that is written piece by piece, so that memory use does not grow with the number of rows."""
 
 import json
 import math
@@ -15,16 +15,16 @@ DTYPE_CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32
 
 
 class StatesFile:
-    """Named tensors [N, A, ...] in one file, one after the other, filled in any order.
+    """Named tensors [N, A, ...] in one file, whose slots are written in any order.
 
-    A slot is one of the N × A entries, counted through. Slots go straight to their place by `pwrite`, so several
-    processes of one machine may fill one file.
+    Slots are the N × A entries of a tensor, numbered row by row. Each is written at its offset by `pwrite`, so several
+    processes on one machine can write to the same file.
 
     Args:
         path: the file.
         tensors: name to dtype and shape.
-        metadata: strings kept in the header.
-        create: make the file (zeros); otherwise it is there already, made with the same arguments.
+        metadata: strings for the header.
+        create: create the file, with zeros; otherwise it must exist, created with the same arguments.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class StatesFile:
             self._place[name] = (offset, math.prod(shape[2:]) * dtype.itemsize, dtype)
             offset = end
         text = json.dumps(header, ensure_ascii=False).encode()
-        text += b" " * (-(8 + len(text)) % 64)  # the format wants 8; 64 keeps mapped tensors on cache lines
+        text += b" " * (-(8 + len(text)) % 64)  # the format requires 8; 64 aligns mapped tensors to cache lines
         self._start = 8 + len(text)
         self._handle = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_TRUNC if create else 0), 0o644)
         if create:
@@ -51,7 +51,7 @@ class StatesFile:
             os.ftruncate(self._handle, self._start + offset)
 
     def write(self, name: str, slot: int, values: Tensor) -> None:
-        """Put `values` [n, ...] into n slots of tensor `name` from `slot` on."""
+        """Write `values` [n, ...] to n slots of tensor `name`, from `slot` on."""
         offset, stride, dtype = self._place[name]
         content = values.detach().to("cpu", dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data
         assert len(content) == len(values) * stride, f"{name}: slots of another shape"
@@ -61,7 +61,7 @@ class StatesFile:
             content, place = content[written:], place + written
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         os.close(self._handle)
 
     def __enter__(self) -> "StatesFile":

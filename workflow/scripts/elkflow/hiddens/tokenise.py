@@ -15,12 +15,12 @@ from elkflow.models.tokens import encode_answer, encode_prompt, special_tokens
 def tokenise_prompts(
     tokenizer: PreTrainedTokenizerBase, kind: ModelKind, prompts: Sequence[str], answers: Sequence[Sequence[str]]
 ) -> list[PromptWithAnswers]:
-    """Questions as token ids, in the order of the file.
+    """Prompts and answers as token ids, in the given order.
 
-    An encoder-decoder's prompt is closed (EOS) as its encoder expects.
+    An encoder-decoder's prompt ends with EOS, as its encoder expects.
 
     Raises:
-        UserError: a prompt or an answer is empty, or questions differ in their number of answers; names the row.
+        UserError: a prompt or an answer has no tokens, or prompts differ in their number of answers; names the row.
     """
     closing = special_tokens(tokenizer)[1] if kind == "encoder-decoder" else []
     known = {text: encode_answer(tokenizer, text) for texts in answers for text in texts}
@@ -38,14 +38,19 @@ def tokenise_prompts(
 
 
 def check_lengths(questions: Sequence[PromptWithAnswers], folder: Path, names: Sequence[str], closing: int = 0) -> None:
-    """Refuse prompts that do not fit the model, before it is loaded.
+    """Check that prompts and answers fit the model's context, before it is loaded.
+
+    Args:
+        folder: the checkpoint.
+        names: what to call each row in messages.
+        closing: number of tokens that follow an answer.
 
     Raises:
-        UserError: names the example and both lengths.
+        UserError: one does not fit; names the row and both lengths.
     """
     config = read_json(folder / "config.json")
     limit = config.get("max_position_embeddings")
-    if limit is None and not config.get("is_encoder_decoder"):  # T5 has an n_positions that limits nothing
+    if limit is None and not config.get("is_encoder_decoder"):  # T5's n_positions is no limit
         limit = config.get("n_positions")
     if not isinstance(limit, int) or limit <= 0:
         return
@@ -54,4 +59,4 @@ def check_lengths(questions: Sequence[PromptWithAnswers], folder: Path, names: S
     for question in questions:
         length = len(question.prompt) + max(map(len, question.answers)) + closing
         if length > limit:
-            raise UserError(f"{names[question.row]}: {length} tokens, but the model reads at most {limit}")
+            raise UserError(f"{names[question.row]}: {length} tokens, but the model takes at most {limit}")

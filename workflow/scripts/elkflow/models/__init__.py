@@ -1,1 +1,1 @@
-"""Stage 0: checkpoints, and the one place where text becomes token ids."""
+"""Stage 0: checkpoints, and the single place where text becomes token ids."""

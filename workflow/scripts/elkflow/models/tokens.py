@@ -1,4 +1,4 @@
-"""The one place that decides how text becomes token ids."""
+"""The single place where text becomes token ids."""
 
 from pathlib import Path
 
@@ -11,27 +11,27 @@ from elkflow.common.errors import UserError, first_line
 
 
 def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, with a padding token (the end token where it has none of its own).
+    """Load a checkpoint's tokenizer; without a padding token of its own it pads with the end token.
 
     Raises:
-        UserError: the folder holds no readable tokenizer.
+        UserError: the folder has no readable tokenizer.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no readable tokenizer ({first_line(error)})") from None
+        raise UserError(f"{folder}: not a readable tokenizer ({first_line(error)})") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a prompt, without closing tokens: an answer follows.
+    """Token ids of a prompt, without closing tokens, as an answer follows.
 
-    The opening token (BOS, CLS) is added if the tokenizer does so by itself, and only where the text, such as a
-    rendered chat template, does not start with it already.
+    The opening token (BOS, CLS) is added if the tokenizer adds one by default and the text does not already start with
+    it, as a rendered chat template may.
     """
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     opening, _ = special_tokens(tokenizer)
@@ -41,9 +41,9 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of an answer that continues a prompt, exactly as written.
 
-    Sentencepiece tokenizers of decoders put a space before whatever they are given, so there "Yes" would become
-    " Yes", and " Yes" two tokens: the answer is encoded behind a colon, which is then cut off. An encoder-decoder's
-    answer opens the decoder's own text, where that space belongs.
+    SentencePiece tokenizers of decoders prepend a space to any text: "Yes" would become " Yes", and " Yes" two tokens.
+    There the answer is encoded after a colon, which is then removed. In an encoder-decoder the answer starts the
+    decoder's text, where the space is right.
     """
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     opening, _ = special_tokens(tokenizer)
@@ -56,7 +56,7 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after a text by itself: (BOS or CLS, EOS or SEP), either may be empty."""
+    """Ids that the tokenizer adds by default before and after a text: (BOS or CLS, EOS or SEP), either may be empty."""
     around = list(tokenizer("")["input_ids"])
     opens = bool(around) and around[0] in (tokenizer.bos_token_id, tokenizer.cls_token_id)
     return around[: int(opens)], around[int(opens) :]

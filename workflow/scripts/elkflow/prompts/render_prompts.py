@@ -1,4 +1,4 @@
-"""Questions to prompts: templates rendered, wrapped for chat, checked against the model's tokenizer and context."""
+"""From questions to prompts: templates are rendered, wrapped for chat, and checked against tokenizer and context."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,12 +40,12 @@ TEMPLATE_ERRORS = (
     ArithmeticError,
     RecursionError,
 )
-PLACEHOLDER = "\ue001"  # stands for the question while the chat template's markup around it is found
+PLACEHOLDER = "\ue001"  # replaces the question while the chat template's markup around it is determined
 
 
 @dataclass(frozen=True)
 class RenderedQuestion:
-    """A rendered question: its text, what may be answered, and the index of the right answer."""
+    """A rendered question: its text, the possible answers, and the index of the right one."""
 
     text: str
     answers: list[str]
@@ -60,13 +60,13 @@ def render_prompts(
     splits: Mapping[str, Path],
     folder: Path,
 ) -> dict[str, Any]:
-    """Write `folder`/{split}.parquet for every split file; return what the manifest should say of them.
+    """Write `folder`/{split}.parquet for every split file; return facts for the manifest.
 
-    Columns are those of `SCHEMA`; wordings about an answer have those of `ABOUT`, one row a question and answer shown.
-    Files appear only after every row of every split is checked.
+    Columns are those of `SCHEMA`; wordings about an answer have those of `ABOUT_SCHEMA`, one row per question and
+    answer shown. Files appear only after all rows of all splits have been checked.
 
     Raises:
-        UserError: a template that does not fit the rows, an answer of several tokens, a prompt longer than the context.
+        UserError: a template does not fit the rows, an answer has several tokens, or a prompt exceeds the context.
     """
     template = load_template(settings.wording.template)
     inner = load_template(settings.wording.about) if settings.wording.about else None
@@ -83,13 +83,13 @@ def render_prompts(
             for table in stream_table(path):
                 rows = list(_render_rows(table.to_pylist(), template, inner, settings, coin, path))
                 prompts = [wrap(question.text) for _, question in rows]
-                kept = check.fitting(prompts, rows, path)
+                kept = check.within_context(prompts, rows, path)
                 dropped += len(rows) - len(kept)
                 columns: dict[str, list[Any]] = {field: [] for field in schema.names}
                 for index in kept:
                     row, question = rows[index]
-                    answers = [check.lead(prompts[index]) + answer for answer in question.answers]
-                    check.answers(answers, row["id"], path)
+                    answers = [check.separator(prompts[index]) + answer for answer in question.answers]
+                    check.one_token(answers, row["id"], path)
                     made = row | {"prompt": prompts[index], "answers": answers, "label": question.label}
                     labels += [0] * (question.label + 1 - len(labels))
                     labels[question.label] += 1
@@ -110,7 +110,7 @@ def _render_rows(
     coin: random.Random,
     path: Path,
 ) -> Iterator[tuple[dict[str, Any], RenderedQuestion]]:
-    """The rows' ids and questions. With `inner`, `template` asks about the text of its question and an answer to it."""
+    """Ids and rendered questions. With `inner`, `template` asks about the text of its question and an answer."""
     for row in rows:
         keys = {"id": row["id"], "group": row["group"]}
         if inner is None:
@@ -127,9 +127,9 @@ def _render_rows(
 
 
 def choose_shown_answers(question: RenderedQuestion, which: str, coin: random.Random) -> list[int]:
-    """Indices of the answers shown: every one, or as in the thesis the right one by a coin, else a wrong one.
+    """Indices of the answers to show: every one or, as in the thesis, the right one or a wrong one at random.
 
-    With two answers the coin is tossed once a row, which is what the published counts rest on.
+    With two answers the coin is tossed once per row, as for the published counts.
     """
     if which == "every":
         return list(range(len(question.answers)))
@@ -142,13 +142,14 @@ def choose_shown_answers(question: RenderedQuestion, which: str, coin: random.Ra
 def render_question(
     template: Template, row: Mapping[str, Any], order: Sequence[str] | None, where: str
 ) -> RenderedQuestion:
-    """Render the template for a row.
+    """Render a template for a row.
 
     Args:
-        order: the order of answers that the config gives; None: the template's, which is that of the labels.
+        order: the answers in the config's order; None: the template's order, which is that of the labels.
+        where: file and row, for messages.
 
     Raises:
-        UserError: the template needs a column that is not there, or its answers are not those of the config.
+        UserError: the row lacks a column that the template uses, or its answers are not those of the config.
     """
     try:
         text, right, choices = template.render(row)
@@ -168,17 +169,17 @@ def render_question(
         right = choices[row["label"]]
     if right not in answers:
         raise UserError(f"template {template.name!r}, {where}: the right answer {right!r} is not among {answers}")
-    # Two answers may read the same (PIQA has such rows): then the label says which is meant.
+    # Two answers may have the same text (PIQA has such rows): then the label decides.
     label = row.get("label")
     same = isinstance(label, int) and label < len(answers) and answers[label] == right
     return RenderedQuestion(text, answers, label if same else answers.index(right))  # type: ignore[arg-type]
 
 
 def chat_wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, chat: bool) -> Callable[[str], str]:
-    """A function from a question to the full prompt, with the markup of the tokenizer's chat template if `chat`.
+    """A function from a question to the full prompt, wrapped in the tokenizer's chat template if `chat`.
 
     Raises:
-        UserError: the tokenizer has no chat template, or one that refuses the system turn.
+        UserError: the tokenizer has no chat template, or its template refuses the turns.
     """
     if not chat:
         return lambda text: text
@@ -196,68 +197,68 @@ def chat_wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, cha
     if not tokenizer.chat_template:
         raise UserError("models: `chat: true`, but the model's tokenizer has no chat template")
     before, found, after = whole(PLACEHOLDER).partition(PLACEHOLDER)
-    # Rendering the template once and joining strings is fifty times as fast; some templates look into the content.
+    # Rendering the template once and joining strings is fifty times as fast, unless the markup depends on the content.
     if found and whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
         return lambda text: before + text + after
     return whole
 
 
 def context_length(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Tokens that fit the model: the smaller of what its config and its tokenizer say; None if neither does."""
+    """The model's context in tokens: the smallest value in its config and tokenizer; None if neither has one."""
     config = read_json(checkpoint / "config.json")
     given = [config[key] for key in CONTEXT_LENGTH_KEYS if isinstance(config.get(key), int)]
-    if tokenizer.model_max_length < 10**9:  # transformers says 10**30 where it does not know
+    if tokenizer.model_max_length < 10**9:  # transformers sets 10**30 if unknown
         given.append(tokenizer.model_max_length)
     return min(given) if given else None
 
 
 class _PromptChecks:
-    """What a model demands of prompts and answers."""
+    """Checks that prompts and answers suit a model."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, checkpoint: Path, settings: RenderSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.context = context_length(checkpoint, tokenizer)
-        self.opens_answer = model_kind(checkpoint) == "encoder-decoder"
+        self.encoder_decoder = model_kind(checkpoint) == "encoder-decoder"
         self.special = tuple(tokenizer.all_special_tokens)
         self.lengths: dict[str, int] = {}
 
-    def lead(self, prompt: str) -> str:
-        """The space between prompt and answer: none after white space or markup, or where another text begins."""
-        return "" if self.opens_answer or prompt[-1].isspace() or prompt.endswith(self.special) else " "
+    def separator(self, prompt: str) -> str:
+        """The space between prompt and answer; empty after white space or markup, and in an encoder-decoder."""
+        return "" if self.encoder_decoder or prompt[-1].isspace() or prompt.endswith(self.special) else " "
 
-    def answers(self, answers: Sequence[str], row: str, path: Path) -> None:
-        """Raise UserError where one token is wanted and an answer is not."""
+    def one_token(self, answers: Sequence[str], row: str, path: Path) -> None:
+        """Raise a UserError if answers must be one token and one of them is not."""
         for answer in answers if self.settings.one_token else ():
             if answer not in self.lengths:
                 self.lengths[answer] = len(encode_answer(self.tokenizer, answer))
             if self.lengths[answer] != 1:
                 raise UserError(
-                    f"answer {answer!r} ({path}: {row}) is {self.lengths[answer]} tokens of this model, and one is"
-                    " needed; choose other answers, or set the dataset's `one_token: false`"
+                    f"answer {answer!r} ({path}: {row}) is {self.lengths[answer]} tokens in this model, not"
+                    " one; choose other answers, or set the dataset's `one_token: false`"
                 )
 
-    def fitting(
+    def within_context(
         self, prompts: Sequence[str], rows: Sequence[tuple[Mapping[str, Any], RenderedQuestion]], path: Path
     ) -> list[int]:
-        """Indices of the prompts that fit the context together with their longest answer.
+        """Indices of the prompts that fit the context, with their longest answer.
 
         Raises:
-            UserError: one does not fit, and the settings do not say to drop it.
+            UserError: one does not fit, and the settings do not allow dropping it.
         """
         if self.context is None:
             return list(range(len(prompts)))
         kept = []
         for index, prompt in enumerate(prompts):
             longest = max(rows[index][1].answers, key=len)
-            # A token covers at least a byte, give or take normalisation: most prompts need no tokenising.
+            # A token covers at least about a byte, so short prompts fit without being tokenised.
             if 2 * (len(prompt.encode()) + len(longest.encode())) + 16 > self.context:
                 tokens = len(encode_prompt(self.tokenizer, prompt)) + len(encode_answer(self.tokenizer, longest))
                 if tokens > self.context:
                     if self.settings.too_long == "drop":
                         continue
                     raise UserError(
-                        f"{path}: {rows[index][0]['id']}: prompt and answer are {tokens} tokens, more than the model's"
+                        f"{path}: {rows[index][0]['id']}: prompt and answer have {tokens} tokens, more than the model's"
                         f" {self.context}; shorten the template, or set the dataset's `too_long: drop`"
                     )
             kept.append(index)

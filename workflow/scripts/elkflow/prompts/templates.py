@@ -1,8 +1,8 @@
-"""Prompt templates in promptsource's YAML, read as they are and rendered in Jinja2's sandbox.
+"""Prompt templates in promptsource's YAML format, rendered in Jinja2's sandbox.
 
 Reference: Bach et al., "PromptSource: An Integrated Development Environment and Repository for Natural Language
-Prompts" (ACL 2022). A template holds the question and, after `|||`, the right answer; `answer_choices` lists what may
-be answered, in the order of the labels.
+Prompts" (ACL 2022). A template consists of the question and, after `|||`, the right answer; `answer_choices` lists the
+possible answers in the order of the labels.
 """
 
 import itertools
@@ -28,7 +28,7 @@ BUILT_IN_NAMES = frozenset({"answer_choices", "zip", "range", "dict", "lipsum", 
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that takes promptsource's two tags for plain mappings."""
+    """Safe YAML that reads promptsource's two tags as plain mappings."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -46,14 +46,14 @@ def _most_frequent(items: list[Any]) -> list[Any]:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with limits on the operations that fill the memory in one step."""
+    """The sandbox, with limits on operations that could fill memory in one step."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         whole = isinstance(left, int | float) and isinstance(right, int | float)
         if (operator == "%" and not whole) or (operator == "**" and not (whole and abs(right) <= 64 >= abs(left))):
-            raise SecurityError(f"`{operator}` is not for templates to use like this")
+            raise SecurityError(f"a template may not use `{operator}` like this")
         if operator == "*" and not whole and max(_size(left) * _size(right), 0) > 10_000:
             raise SecurityError("a template may not repeat text more than 10,000 times")
         return super().call_binop(context, operator, left, right)
@@ -64,7 +64,7 @@ def _size(value: Any) -> int:
 
 
 def _environment() -> jinja2.Environment:
-    # What promptsource's templates use beside Jinja itself: `zip`, and three filters. `choice` would draw at random.
+    # promptsource's additions to Jinja, without the filter `choice`, which is random.
     environment = _Environment(undefined=jinja2.StrictUndefined)
     environment.globals["zip"] = zip
     environment.filters["most_frequent"] = _most_frequent
@@ -77,12 +77,12 @@ GLOBALS = dict(ENVIRONMENT.globals)
 
 @dataclass(frozen=True)
 class Template:
-    """One template: `jinja` is the question, `|||`, the right answer."""
+    """One template; `jinja` is the question, `|||` and the right answer."""
 
     name: str
     jinja: str
     answer_choices: str | None
-    """The answers between bars, themselves a Jinja template; None: open answers."""
+    """The possible answers separated by `|||`, as a Jinja template; None: open answers."""
 
     @cached_property
     def _compiled(self) -> tuple[jinja2.Template, jinja2.Template | None]:
@@ -91,7 +91,7 @@ class Template:
 
     @cached_property
     def _fixed(self) -> list[str] | None:
-        """The answers, if they are the same for every row: then they need no rendering."""
+        """The answers if they are the same for every row, and so need no rendering."""
         choices = self.answer_choices
         return (
             [part.strip() for part in choices.split(SEPARATOR)] if choices and not re.search("[{}#]", choices) else None
@@ -99,16 +99,16 @@ class Template:
 
     @cached_property
     def fields(self) -> frozenset[str]:
-        """Names of the columns it reads."""
+        """Names of the columns that the template uses."""
         source = self.jinja + (self.answer_choices or "")
         return frozenset(jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(source))) - BUILT_IN_NAMES
 
     def render(self, row: Mapping[str, Any]) -> tuple[str, str | None, list[str] | None]:
-        """Question, right answer and possible answers of a row; the latter two None where the template has none.
+        """Question, right answer and possible answers of a row; the latter two are None if the template has none.
 
         Raises:
-            jinja2.TemplateError: a name that the row lacks, or an operation the sandbox forbids.
-            TookTooLongError: it does not come to an end.
+            jinja2.TemplateError: the row lacks a name, or the sandbox forbids an operation.
+            TookTooLongError: rendering takes too long.
         """
         body, choices = self._compiled
         shield = self._shield(row)
@@ -126,7 +126,7 @@ class Template:
         return _replace_in(found, shield, SEPARATOR) if shield else found
 
     def _shield(self, row: Mapping[str, Any]) -> str | None:
-        """What stands for bars in the data while they are rendered, as the result is split at bars; None: has none."""
+        """A placeholder for `|||` in the row's data, as the rendered text is split at `|||`; None: not needed."""
         if not any(SEPARATOR in (value if isinstance(value, str) else str(value)) for value in row.values()):
             return None
         texts = json.dumps([*row.values(), self.jinja, self.answer_choices], ensure_ascii=False, default=str)
@@ -134,7 +134,7 @@ class Template:
 
 
 def _replace_in(value: Any, old: str, new: str) -> Any:
-    """The value with `old` replaced in all its texts."""
+    """`value` with `old` replaced in every string inside it."""
     if isinstance(value, str):
         return value.replace(old, new)
     if isinstance(value, list | tuple):
@@ -145,15 +145,15 @@ def _replace_in(value: Any, old: str, new: str) -> Any:
 
 
 def _render_fast(template: jinja2.Template, values: Mapping[str, Any]) -> str:
-    """`template.render(values)` at twice the speed: globals are in `values` beforehand, not merged through layers."""
+    """`template.render(values)` at twice the speed: globals are merged into `values` once, not through layers."""
     return "".join(template.root_render_func(template.new_context({**GLOBALS, **values}, shared=True)))
 
 
 def load_template(name: str) -> Template:
-    """The template called `file` or `file:template name`.
+    """Load the template called `file` or `file:template name`.
 
     Raises:
-        UserError: no such file or template, several where one is meant, or one that is not valid.
+        UserError: there is no such file or template, `file` has several, or the template is not valid Jinja.
     """
     path, wanted = locate_template(name)
     try:
@@ -164,11 +164,11 @@ def load_template(name: str) -> Template:
         raise UserError(f"template {name!r}: no file {path}; workflow/prompts has {known}") from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a file of promptsource templates ({reason})") from None
+        raise UserError(f"{path}: not a promptsource template file ({reason})") from None
     chosen = [template for template in found if wanted in (None, template.name)]
     if len(chosen) != 1:
         names = ", ".join(repr(template.name) for template in found)
-        raise UserError(f"template {name!r}: {path} holds {names}; name one of them as file:name")
+        raise UserError(f"template {name!r}: {path} has {names}; give one of them as file:name")
     try:
         _ = chosen[0]._compiled
     except jinja2.TemplateError as error:

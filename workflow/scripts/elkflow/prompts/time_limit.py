@@ -1,4 +1,4 @@
-"""A limit on the work that foreign text, such as a template, may give this process."""
+"""A limit on the CPU time of untrusted work, such as rendering a template."""
 
 import signal
 import threading
@@ -15,11 +15,10 @@ class TookTooLongError(Exception):
 
 @contextmanager
 def time_limit(seconds: float = DEFAULT_SECONDS) -> Iterator[None]:
-    """Raise TookTooLongError inside the body after so many seconds of this process's CPU time.
+    """Raise TookTooLongError inside the body after `seconds` of this process's CPU time.
 
-    Waiting for a core does not count, so a busy machine refuses nothing that an idle one takes. Works in the main
-    thread, where signals arrive, and between Python's own steps: a single long operation of C code is not interrupted.
-    In other threads there is no limit.
+    Waiting for a core does not count, so the limit does not depend on how busy the machine is. Works only in the main
+    thread, where signals are handled; other threads have no limit. A single long operation in C is not interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
