@@ -313,7 +313,7 @@ def test_a_state_that_is_not_a_number_is_named(tmp_path):
     tensors = load_file(splits[0].states[0])
     tensors["layers.2"][7, 1, 3] = float("nan")
     save_file(tensors, splits[0].states[0], {"model": "abc"})
-    with pytest.raises(UserError, match=r"train\.safetensors: layers\.2, row 7 \(train-7\), answer 1 holds NaN"):
+    with pytest.raises(UserError, match=r"train\.safetensors: layers\.2, row 7 \(train-7\), answer 1 has NaN"):
         train(tmp_path, splits)
 
 
@@ -330,7 +330,7 @@ def edited(path: Path, change) -> None:
         (lambda t: t.assign(answers=[["a", "b", "c"]] * len(t)), r"row 0 \(train-0\) has 3 answers"),
         (lambda t: t.drop(columns="group"), r"column 'group' is missing"),
         (lambda t: t.head(100), r"has 240 rows, its prompts have 100"),
-        (lambda t: t.assign(group="one"), r"all train rows belong to the one group 'one'"),
+        (lambda t: t.assign(group="one"), r"all train rows are in one group \('one'\)"),
         (lambda t: t.assign(id=t["id"].str.replace("train", "val")), r"train and val share 120 questions"),
     ],
 )
@@ -457,7 +457,7 @@ def test_a_question_without_all_its_answers_is_named(whole, tmp_path):
     [
         ({"format": 2}, "format 2, but this version reads format 1"),
         ({"layer": None}, "'layer' is missing"),
-        ({"wordings": ["plain", "other"]}, "shapes do not fit together"),
+        ({"wordings": ["plain", "other"]}, "shapes do not match each other"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(whole, tmp_path, change, message):
@@ -479,7 +479,7 @@ def test_a_damaged_probe_is_named(whole, tmp_path):
     numbers = load_file(whole[2] / "probe.safetensors")
     numbers["bias"] = torch.tensor(float("inf"))
     save_file(numbers, tmp_path / "probe.safetensors")
-    with pytest.raises(UserError, match="holds values that are not finite"):
+    with pytest.raises(UserError, match="has values that are not finite"):
         saved_probe.load_probe(tmp_path)
 
 

@@ -12,21 +12,22 @@ Problems = Callable[[Tensor, Tensor], Objective]
 def lbfgs(
     problems: Problems, start: Tensor, *, tolerance: float = 1e-3, iterations: int = 300, memory: int = 10
 ) -> tuple[Tensor, Tensor]:
-    """Minimise independent smooth functions side by side (Nocedal & Wright 2006, algorithms 7.4 and 3.1).
+    """Minimise independent smooth functions in parallel (Nocedal & Wright 2006, algorithms 7.4 and 3.1).
 
-    P problems on each of L layers. Every problem has its own curvature history and its own step, so each runs as if it
-    were alone: a problem that has converged stays where it is while others go on. Some take many times as long as most,
-    so the converged ones are left out of the computation as soon as that makes it a quarter smaller.
+    P problems on each of L layers. Every problem has its own curvature history and step size, so that the others do not
+    affect it, and stays where it is once it has converged. Some take many times as long as most: converged problems are
+    dropped from the computation as soon as that shrinks it by a quarter.
 
     Args:
         problems: given layers [l] and problems of each [l, p], returns the function that maps their points [l, p, n]
             to values [l, p] and gradients [l, p, n].
-        start: first points [L, P, n].
-        tolerance: a problem ends when the norm of its gradient is no larger.
-        memory: pairs of steps and gradient changes that stand for the curvature.
+        start: initial points [L, P, n].
+        tolerance: a problem has converged when its gradient norm is at most this.
+        iterations: maximum number of iterations.
+        memory: number of (step, gradient change) pairs in the curvature history.
 
     Returns:
-        Points [L, P, n] and their values [L, P].
+        Final points [L, P, n] and their values [L, P].
     """
     x, points = start, start.clone()
     layers = torch.arange(start.shape[0], device=start.device)
@@ -67,9 +68,9 @@ def lbfgs(
 
 
 def _smaller(moving: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Index [l, p] of the problems to go on with, of all that are `moving` [L, P] and as few others as fill the array.
+    """Index [l, p] of the problems to continue: all that are `moving` [L, P], and others only to fill the array.
 
-    None where that would save less than a quarter.
+    None if that would save less than a quarter.
     """
     left = moving.sum(1)
     rows, width = left.nonzero()[:, 0], int(left.max())
@@ -81,7 +82,7 @@ def _smaller(moving: Tensor) -> tuple[Tensor, Tensor] | None:
 def _backtrack(
     objective: Objective, x: Tensor, value: Tensor, direction: Tensor, slope: Tensor, step: Tensor, tries: int = 15
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shorten steps [...] until each value falls enough (Armijo); rounding of the value itself is forgiven."""
+    """Shorten steps [...] until each value decreases enough (Armijo), up to its rounding error."""
     slack = 4 * torch.finfo(value.dtype).eps * value.abs()
     for _ in range(tries):
         new_x = x + step[..., None] * direction
@@ -89,7 +90,7 @@ def _backtrack(
         accepted = new_value <= value + 1e-4 * step * slope + slack
         if accepted.all():
             break
-        # the parabola through both values and the slope has its lowest point here
+        # minimum of the parabola through both values and the slope
         best = -slope * step**2 / (2 * (new_value - value - slope * step))
         shorter = torch.minimum(torch.maximum(best.nan_to_num(0), 0.1 * step), 0.5 * step)
         step = torch.where(accepted, step, shorter)
@@ -97,14 +98,14 @@ def _backtrack(
 
 
 def _pair(moved: Tensor, turned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A history entry; where curvature is not positive (or nothing moved) it has no effect, as its last part is 0."""
+    """A history entry (step, gradient change, inverse curvature); the last is 0, for no effect, unless positive."""
     product = (moved * turned).sum(-1)
     useful = product > 1e-10 * (turned**2).sum(-1)
     return moved, turned, torch.where(useful, 1 / product.where(useful, torch.ones_like(product)), 0)
 
 
 def _inverse_hessian_times(gradient: Tensor, history: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The two-loop recursion."""
+    """Search direction by the two-loop recursion."""
     q, factors = gradient, []
     for moved, turned, inverse in reversed(history):
         factor = inverse * (moved * q).sum(-1)

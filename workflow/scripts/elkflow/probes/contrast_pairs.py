@@ -1,4 +1,4 @@
-"""Contrast pairs of one split: labels and groups in memory, states read from disk a few layers at a time."""
+"""Contrast pairs of one split: labels and groups in memory, hidden states read from disk a few layers at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,48 +13,51 @@ from torch import Tensor
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_table
 
-MEMORY_LIMIT = 256 * 2**20  # bytes of float32 states held at a time
+MEMORY_LIMIT = 256 * 2**20
+"""Bytes of float32 states held in memory at a time."""
 
 
 @dataclass(frozen=True)
 class ContrastPairs:
-    """N contrast pairs under V wordings; the positive member is answer 1, the negative one answer 0."""
+    """N contrast pairs under V wordings; the positive member ends in answer 1, the negative one in answer 0."""
 
     files: list[Path]
-    """States of each wording."""
+    """Files of hidden states, one per wording."""
     ids: list[str]
     labels: NDArray[np.int64]
     """Index of the right answer [N]."""
     groups: NDArray
     """Rows [N] with equal values are not independent."""
     prompts: list[str]
-    """Text of the first wording [N]."""
+    """Prompts of the first wording [N]."""
     answers: list[str] | None
     """The two answers, if all rows have the same."""
     questions: list[str]
-    """Id of the dataset row behind each pair [N]."""
+    """Id of the dataset row of each pair [N]."""
     shown: NDArray[np.int64] | None
-    """Where pairs ask about an answer (is it truthful?): which one [N]."""
+    """If pairs ask about an answer (is it truthful?): the index of that answer [N]."""
     datasets: NDArray | None
-    """In a mixture: the dataset each pair is from [N]."""
+    """In a mixture: the dataset of each pair [N]."""
     zero_shot: NDArray[np.float64] | None
-    """The model's own log-odds of answer 1 over answer 0, [V, N]."""
+    """The model's own log-odds of answer 1 over answer 0 [V, N]."""
     layers: int
+    """Number of layers."""
     width: int
+    """Size D of the hidden states."""
     metadata: list[dict[str, str]]
-    """What the extractor wrote about each file."""
+    """Metadata of each file of states."""
 
     @classmethod
     def read(cls, prompts: Sequence[Path], hiddens: Sequence[Path], *, labelled: bool = True) -> "ContrastPairs":
-        """Read all but the states.
+        """Read everything but the states.
 
         Args:
-            prompts: rendered prompts, one file a wording, the main one first.
-            hiddens: states of the same wordings.
-            labelled: whether both labels must occur.
+            prompts: rendered prompts, one file per wording, the main one first.
+            hiddens: hidden states of the same wordings.
+            labelled: require both labels.
 
         Raises:
-            UserError: files do not belong together, rows do not have two answers, or only one label occurs.
+            UserError: the files do not match, a row does not have two answers, or only one label occurs.
         """
         tables = [read_table(path, ["id", "group", "prompt", "answers", "label"]) for path in prompts]
         full = read_table(prompts[0])
@@ -62,7 +65,7 @@ class ContrastPairs:
         for path, table in zip(prompts[1:], tables[1:], strict=True):
             if table["id"].to_pylist() != ids:
                 raise UserError(
-                    f"{path}: its rows are not those of {prompts[0]}; wordings of a probe need equal splits"
+                    f"{path}: its rows are not those of {prompts[0]}; a probe's wordings need the same splits"
                 )
         answers = tables[0]["answers"].to_pylist()
         if (wrong := next((row for row, texts in enumerate(answers) if len(texts) != 2), None)) is not None:
@@ -106,10 +109,10 @@ class ContrastPairs:
     def states(
         self, layers: Sequence[int], device: torch.device | None = None, rows: tuple[int, int] | None = None
     ) -> Tensor:
-        """States [L, V, N, 2, D] float32 of the given layers; of the pairs from `rows[0]` up to `rows[1]` if given.
+        """Hidden states [L, V, N, 2, D] in float32 of the given layers, of all pairs or those from rows[0] to rows[1].
 
         Raises:
-            UserError: one is not finite; the message names file, layer and row.
+            UserError: a state is not finite; the message names file, layer and row.
         """
         first, last = rows or (0, len(self))
         parts = []
@@ -125,19 +128,19 @@ class ContrastPairs:
             row += first
             raise UserError(
                 f"{self.files[wording]}: layers.{layers[layer]}, row {row} ({self.ids[row]}), answer {answer} "
-                f"holds {kind} values; try another dtype for this model"
+                f"has {kind} values; try another dtype for this model"
             )
         return states.to(device or states.device)
 
     def chunks(self, layers: Sequence[int], others: int = 0) -> list[list[int]]:
-        """`layers` in runs that fit into memory together with the same layers of `others` more pairs."""
+        """`layers` in chunks whose states fit in memory together with those of `others` more pairs."""
         one = 4 * (len(self) + others) * len(self.files) * 2 * self.width
         size = max(1, MEMORY_LIMIT // one)
         return [list(layers[start : start + size]) for start in range(0, len(layers), size)]
 
 
 def _read_header(path: Path, rows: int) -> tuple[int, int, NDArray[np.float64] | None, dict[str, str]]:
-    """Number of layers, width, zero-shot log-odds [N] and metadata of a file of states."""
+    """Number of layers, width, zero-shot log-odds [N] and metadata of a file of hidden states."""
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith("layers.")]  # noqa: SIM118
@@ -151,7 +154,7 @@ def _read_header(path: Path, rows: int) -> tuple[int, int, NDArray[np.float64] |
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     if len(shape) != 3 or shape[1] != 2:
-        raise UserError(f"{path}: no states of contrast pairs in it (layers.0 has shape {shape})")
+        raise UserError(f"{path}: has no states of contrast pairs (layers.0 has shape {shape})")
     if shape[0] != rows:
         raise UserError(f"{path}: has {shape[0]} rows, its prompts have {rows}")
     if odds is not None:
@@ -160,14 +163,14 @@ def _read_header(path: Path, rows: int) -> tuple[int, int, NDArray[np.float64] |
 
 
 def split_groups(groups: NDArray, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the fit part and of the selection part; the latter gets whole groups until it holds `share` of the rows.
+    """Rows of the fit part and of the selection part, which gets whole groups until it has a `share` of the rows.
 
     Raises:
         UserError: there is only one group.
     """
     values, index = np.unique(groups, return_inverse=True)
     if len(values) < 2:
-        raise UserError(f"all train rows belong to the one group {values[0]!r}, so no selection part can be kept out")
+        raise UserError(f"all train rows are in one group ({values[0]!r}), so no selection part can be held out")
     order = np.random.default_rng(seed).permutation(len(values))
     before = np.cumsum(np.bincount(index)[order]) / len(groups)
     count = min(max(1, int(np.searchsorted(before, share - 1e-9)) + 1), len(values) - 1)
@@ -176,7 +179,7 @@ def split_groups(groups: NDArray, share: float, seed: int) -> tuple[NDArray[np.i
 
 
 def assign_folds(groups: NDArray, folds: int, seed: int) -> NDArray[np.int64]:
-    """Fold of each row; rows of a group share one, and there are no more folds than groups."""
+    """Fold of each row [N]; rows of a group share one, and there are at most as many folds as groups."""
     values, index = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(values))
     return (np.argsort(order) % min(folds, len(values)))[index]
@@ -184,9 +187,9 @@ def assign_folds(groups: NDArray, folds: int, seed: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and scale of the states of each answer under each wording, [L, V, 2, D] (Burns et al. 2022).
+    """Mean and scale of the states of each answer under each wording [L, V, 2, D] (Burns et al. 2022).
 
-    Taken from the rows a probe is fitted on, and stored with it, so that one row can be scored alone.
+    Computed on the rows that a probe is fitted on and stored with it, so that single rows can be scored.
     """
 
     mean: Tensor
@@ -200,7 +203,7 @@ class Normalisation:
             mean = states.mean(2)
         if kind == "full":
             deviation = states.std(2, correction=0)
-            # a feature that does not vary (as embeddings of the same answer) would be divided by rounding noise
+            # constant features, such as embeddings of the same answer, must not be divided by rounding noise
             floor = 1e-4 * mean.abs() + 1e-6
             scale = torch.where(deviation > floor, deviation, 1)
         return cls(mean, scale)

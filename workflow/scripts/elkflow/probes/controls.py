@@ -1,6 +1,6 @@
-"""What a probe has to beat: readers of the text alone, the model's own answers, and probes that cannot know anything.
+"""What a probe has to beat: classifiers of the text alone, the model's own answers, and probes without information.
 
-Every control judges the val rows once; its numbers come with intervals like the probe's.
+Every control scores the val rows; its metrics come with intervals like the probe's.
 """
 
 import re
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor
 
 from elkflow.common.cli import progress
 from elkflow.common.metrics import auroc, bootstrap
@@ -34,7 +35,7 @@ from elkflow.probes.selection import choose_layers
 
 @dataclass(frozen=True)
 class Control:
-    """How a control judges val: log-odds [draws, N] (one draw unless chance is part of it), and what it is."""
+    """A control's log-odds on val [draws, N] (one draw unless it is random), and a description."""
 
     name: str
     log_odds: NDArray
@@ -42,10 +43,10 @@ class Control:
 
 
 def text_controls(parts: ProbeData, train: pd.DataFrame, val: pd.DataFrame) -> list[Control]:
-    """Majority, word overlap and bag of words: fitted on the fit part, without any hidden state.
+    """Majority, word overlap and bag of words, fitted on the fit part without hidden states.
 
     Args:
-        train, val: source rows; their text columns (three words or more on average) are compared with each other.
+        train, val: source rows; word overlap is between their text columns (three words or more on average).
     """
     labels = parts.train.labels[parts.fit]
     share = float(labels.mean())
@@ -77,7 +78,7 @@ def _text_columns(table: pd.DataFrame) -> list[str]:
 
 
 def _word_overlap(table: pd.DataFrame, pairs: ContrastPairs, columns: Sequence[str]) -> NDArray:
-    """Share of each text's words that occur in each other text [N, features]; with what answer is shown, if one is."""
+    """Share of each text's words that occur in each other text [N, features]; also with the answer shown, if any."""
     rows = table.set_index(table["id"].astype(str)).loc[[str(question) for question in pairs.questions]]
     words = {
         name: [set(re.findall(r"\w+", text.lower())) for text in rows[name].fillna("").astype(str)] for name in columns
@@ -96,7 +97,7 @@ def _word_overlap(table: pd.DataFrame, pairs: ContrastPairs, columns: Sequence[s
 
 
 def zero_shot_control(parts: ProbeData, ensembling: str) -> list[Control]:
-    """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt; none from an encoder."""
+    """The model's own answer: log P(answer 1) − log P(answer 0) after the prompt; an empty list for an encoder."""
     odds = parts.val.zero_shot
     if odds is None:
         return []
@@ -107,15 +108,15 @@ def zero_shot_control(parts: ProbeData, ensembling: str) -> list[Control]:
 def untrained_control(
     train: ContrastPairs, val: ContrastPairs, method: Method, settings: ProbeSettings, weights: NDArray[np.float32]
 ) -> tuple[Control, pd.DataFrame]:
-    """The probe's own method, layer choice included, on the states of a model with random weights.
+    """The probe's own method, layer selection included, on the hidden states of a model with random weights.
 
-    What it finds is in the words and the architecture, not in what the model learnt.
+    What it finds comes from the words and the architecture, not from training.
 
     Args:
         weights: resamples of the val rows [n, N].
 
     Returns:
-        The control, and a table of its AUROC on val layer by layer, with intervals.
+        The control, and a table of its AUROC on val by layer, with intervals.
 
     Raises:
         UserError: the states do not fit the settings.
@@ -133,7 +134,7 @@ def untrained_control(
         refit(fitted[method], best[method], parts, alone)
     odds = reward_log_odds(fitted[method].val[best[method]], settings.ensembling)
     about = (
-        f"{method} on the states of the untrained model, layer {fitted[method].layers[best[method]]} of its own choice"
+        f"{method} on the states of the untrained model, at its own best layer {fitted[method].layers[best[method]]}"
     )
     return Control("untrained_model", odds[None], about), pd.DataFrame(table).assign(method="untrained_model")
 
@@ -143,14 +144,14 @@ def chance_controls(
 ) -> tuple[list[Control], pd.DataFrame]:
     """Random directions, and logistic probes on shuffled labels, each drawn `settings.draws` times.
 
-    As the real probe, every draw has all layers to choose from, and chooses (and finds its sign) on the selection part;
-    with shuffled labels that part is shuffled too. So what selection alone can do is in their spread.
+    Like the real probe, every draw selects its layer (and a random direction its sign) on the selection part, where
+    shuffled labels are shuffled too. So the spread of draws shows what selection alone can achieve.
 
     Args:
-        fitted: the probe's own method on all layers; the penalty of a logistic probe is used for the shuffled ones.
+        fitted: the probe's method on all layers; a logistic probe's penalty is used for the shuffled labels.
 
     Returns:
-        Both controls, and a table of their AUROC on val layer by layer (median and spread of the draws).
+        Both controls, and a table of their AUROC on val by layer (median and spread of the draws).
     """
     draws, generator = settings.draws, torch.Generator().manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
@@ -171,8 +172,8 @@ def chance_controls(
         pieces["shuffled_labels"].append(_scores_of_draws(weight, bias, selection, val))
     truth = np.repeat(parts.train.labels[parts.selection][None], draws, 0)
     about = {
-        "random_directions": "a random direction on every layer, the best layer and sign chosen as for the probe",
-        "shuffled_labels": "logistic probes on shuffled train labels, the best layer chosen on shuffled ones",
+        "random_directions": "a random direction on every layer, with layer and sign selected as for the probe",
+        "shuffled_labels": "logistic probes on shuffled train labels, with the layer selected on shuffled labels",
     }
     controls, tables = [], []
     for name, runs in pieces.items():
@@ -186,25 +187,25 @@ def chance_controls(
     return controls, pd.concat(tables, ignore_index=True)
 
 
-def _scores_of_draws(weight, bias, selection, val) -> tuple[NDArray, NDArray]:
-    """Member scores [draws, L, V, N, 2] on both parts from weight [L, draws, D] and bias [L, draws]."""
-    each = range(weight.shape[1])
-    first, second = (
-        np.stack([member_scores(weight[:, i], bias[:, i], part) for i in each]) for part in (selection, val)
+def _scores_of_draws(weight: Tensor, bias: Tensor, selection: Tensor, val: Tensor) -> tuple[NDArray, NDArray]:
+    """Member scores [draws, L, V, N, 2] on selection part and val, from weight [L, draws, D] and bias [L, draws]."""
+    draws = range(weight.shape[1])
+    on_selection, on_val = (
+        np.stack([member_scores(weight[:, i], bias[:, i], states) for i in draws]) for states in (selection, val)
     )
-    return first, second
+    return on_selection, on_val
 
 
 def _best_of_layers(
     selection: NDArray, val: NDArray, labels: NDArray, settings: ProbeSettings, parts: ProbeData
 ) -> tuple[NDArray, NDArray]:
-    """Each draw's log-odds on val [draws, N] at its best layer, and its AUROC there on every layer [draws, L].
+    """Each draw's log-odds on val [draws, N] at its best layer, and its AUROC on val at every layer [draws, L].
 
-    Best is the layer whose AUROC against `labels` [draws, N of selection] is furthest from a half; a direction that is
-    right less often than not is turned around.
+    The best layer is the one whose AUROC on the selection part is furthest from 0.5; below 0.5 the sign is flipped.
 
     Args:
         selection, val: member scores [draws, L, V, N, 2].
+        labels: each draw's labels of the selection part [draws, N].
     """
     groups = parts.train.groups[parts.selection]
     chosen, by_layer = [], []

@@ -1,4 +1,4 @@
-"""Fitting every method on every layer, and choosing among them on rows of their own."""
+"""Fitting of every method on every layer, and the scores of the fitted directions."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ UNSUPERVISED_METHODS = ("ccs", "vinc", "crc")
 
 @dataclass
 class FittedProbes:
-    """One method on all layers. Scores are those of pair members, bias included: log-odds = [..., 1] − [..., 0]."""
+    """One method on all layers. Scores of pair members include the bias: log-odds = [..., 1] − [..., 0]."""
 
     method: Method
     layers: list[int]
@@ -33,7 +33,7 @@ class FittedProbes:
     bias: Tensor
     """[L]"""
     facts: dict[str, NDArray]
-    """Numbers worth telling, each [L]."""
+    """Further results of the fit, each [L]."""
     selection: NDArray
     """Scores of the selection part [L, V, N, 2]."""
     val: NDArray
@@ -42,26 +42,26 @@ class FittedProbes:
 
 @dataclass
 class ProbeData:
-    """Everything a probe is fitted, chosen and reported on."""
+    """The rows that a probe is fitted, selected and reported on."""
 
     train: ContrastPairs
     val: ContrastPairs
     fit: NDArray[np.int64]
-    """Rows of train that directions and normalisation are taken from."""
+    """Rows of train that directions and normalisation are fitted on."""
     selection: NDArray[np.int64]
-    """Rows of train that layer, method and calibration are chosen on."""
+    """Rows of train on which layer, method and calibration are determined."""
     layers: list[int]
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
     def of(cls, train: ContrastPairs, val: ContrastPairs, settings: ProbeSettings) -> "ProbeData":
-        """Divide train; check that both parts can do their work.
+        """Divide train into fit and selection part, and check both.
 
         Raises:
-            UserError: train and val do not fit together, a layer does not exist, or a part has one label only.
+            UserError: train and val do not match, a layer does not exist, or a part has only one label.
         """
         if (train.layers, train.width) != (val.layers, val.width):
-            raise UserError(f"{val.files[0]}: its layers are not those of {train.files[0]}")
+            raise UserError(f"{val.files[0]}: its layers differ from those of {train.files[0]}")
         if settings.layers and max(settings.layers) >= train.layers:
             raise UserError(f"layers: there is no layer {max(settings.layers)}; the model has 0 to {train.layers - 1}")
         shared = set(train.questions) & set(val.questions)
@@ -89,7 +89,7 @@ def pair_log_odds(members: NDArray) -> NDArray:
 
 
 def reward_log_odds(members: NDArray, ensembling: str) -> NDArray:
-    """Log-odds [N] the reward is made of, from member scores [V, N, 2]: averaged over wordings, or the first one's."""
+    """Log-odds [N] for the reward from member scores [V, N, 2]: averaged over wordings, or the first wording's."""
     odds = pair_log_odds(members)
     return odds.mean(0) if ensembling == "full" else odds[0]
 
@@ -97,10 +97,10 @@ def reward_log_odds(members: NDArray, ensembling: str) -> NDArray:
 def predictions(
     members: NDArray, labels: NDArray, groups: NDArray, ensembling: str
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """What is counted as one prediction: log-odds [..., M], labels [M] and groups [M] from scores [..., V, N, 2].
+    """Predictions to evaluate: log-odds [..., M], labels [M] and groups [M] from member scores [..., V, N, 2].
 
-    `full`: a question, its log-odds averaged over wordings; `partial`: a question under one wording; `none`: one member
-    of one pair, judged by its own score, twice that so that it is on the pair's scale.
+    One prediction is, with `full`, a question with log-odds averaged over wordings; with `partial`, a question under
+    one wording; with `none`, one member of a pair, with twice its score as log-odds, which is on the scale of pairs.
     """
     wordings = members.shape[-3]
     if ensembling == "full":
@@ -117,7 +117,7 @@ def predictions(
 
 
 def fit_all(parts: ProbeData, settings: ProbeSettings) -> tuple[dict[str, FittedProbes], Normalisation]:
-    """Fit every method of the settings on every layer; also the normalisation of all layers."""
+    """Fit every method of the settings on every layer; return them by name, and the normalisation of all layers."""
     chunks = parts.train.chunks(parts.layers, others=len(parts.val))
     found: dict[str, list[FittedProbes]] = {method: [] for method in settings.methods}
     statistics = []
@@ -139,7 +139,7 @@ def fit_all(parts: ProbeData, settings: ProbeSettings) -> tuple[dict[str, Fitted
 def normalised_states(
     parts: ProbeData, layers: Sequence[int], kind: str
 ) -> tuple[Normalisation, Tensor, Tensor, Tensor]:
-    """Normalisation by the fit part, and normalised states [L, V, N, 2, D] of the fit, selection and val rows."""
+    """Normalisation from the fit part, and normalised states [L, V, N, 2, D] of the fit, selection and val rows."""
     train = parts.train.states(layers, parts.device)
     fit = train[:, :, parts.fit]
     norm = Normalisation.of(fit, kind)
@@ -147,7 +147,7 @@ def normalised_states(
 
 
 def fit_method(method: Method, fit: Tensor, parts: ProbeData, settings: ProbeSettings) -> Direction:
-    """Fit one method on normalised states [L, V, N, 2, D] of the fit part; unsupervised directions get their sign."""
+    """Fit one method on normalised states [L, V, N, 2, D] of the fit part, and set the sign if it is unsupervised."""
     wordings = fit.shape[1]
     members = fit.flatten(1, 2)
     negative, positive = members[:, :, 0], members[:, :, 1]
@@ -173,11 +173,11 @@ def fit_method(method: Method, fit: Tensor, parts: ProbeData, settings: ProbeSet
 
 
 def _sign_reference(labels: Tensor, parts: ProbeData, settings: ProbeSettings) -> Tensor:
-    """What a direction's scores should agree with in sign [V·N]."""
+    """Reference [V·N] with which a direction's scores should correlate positively."""
     if settings.sign == "labels":
         return labels.float()
     if parts.train.zero_shot is None:
-        raise UserError("sign: `model` needs the model's own answers, which the hidden states were stored without")
+        raise UserError("sign: `model` needs the model's own answers, which the files of hidden states lack")
     odds = parts.train.zero_shot[:, parts.fit]
     return torch.as_tensor(odds - odds.mean(1, keepdims=True), device=labels.device).flatten().float()
 
@@ -196,9 +196,9 @@ def _concatenate(pieces: list[FittedProbes]) -> FittedProbes:
 
 
 def refit(fitted: FittedProbes, index: int, parts: ProbeData, settings: ProbeSettings) -> Normalisation:
-    """Fit one chosen layer again on all of train, and put the result in the place of the first.
+    """Refit one layer on all of train, replacing the first fit in place; return the new normalisation.
 
-    The selection scores stay those of the first fit, which had not seen their rows. Returns the new normalisation.
+    The selection scores remain those of the first fit, which was not fitted on these rows.
     """
     everything = dataclasses.replace(parts, fit=np.arange(len(parts.train)))
     norm, fit, _, val = normalised_states(everything, [fitted.layers[index]], settings.normalise)
@@ -211,7 +211,7 @@ def refit(fitted: FittedProbes, index: int, parts: ProbeData, settings: ProbeSet
 
 
 def fit_platt(odds: NDArray, labels: NDArray) -> tuple[float, float]:
-    """Slope and offset that make log-odds calibrated: σ(slope · odds + offset) (Platt 1999, without his priors)."""
+    """Slope and offset that calibrate log-odds: σ(slope · odds + offset) (Platt 1999, without label smoothing)."""
     spread = float(np.std(odds)) or 1.0
     scaled = torch.as_tensor(odds / spread)[None, :, None]
     weights = torch.ones(1, len(labels), dtype=torch.float64)

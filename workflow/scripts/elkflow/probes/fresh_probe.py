@@ -1,4 +1,4 @@
-"""Frozen against fresh: can the truth still be read from the tuned model, and by the probe it was trained on?"""
+"""Frozen and fresh probe: can the truth still be read from the tuned model, and by the probe that rewarded it?"""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ from elkflow.probes.selection import choose_layers
 def frozen_and_fresh(
     probe: Probe, settings: ProbeSettings, policy: str, train: ContrastPairs, val: ContrastPairs
 ) -> dict[str, dict[str, Any]]:
-    """AUROC and accuracy, on val, of two probes that read the tuned model's states.
+    """AUROC and accuracy on val of two probes on the tuned model's hidden states.
 
-    `frozen` is the probe the policy was rewarded by, as it is (missing where the policy is another model than the one
-    the probe was fitted on); `fresh` is fitted and given a layer just as that one was, by the same method, on the tuned
-    model's states of train.
+    `frozen` is the unchanged probe that rewarded the policy (missing if the policy is another model than the one the
+    probe was fitted on). `fresh` is fitted by the same method, layer selection included, on the tuned model's states of
+    train.
 
     Args:
         policy: name of the model that was tuned.
         train, val: contrast pairs with the tuned model's states, under the probe's wordings.
 
     Raises:
-        UserError: the states were read otherwise than the probe reads them.
+        UserError: the states were not read as the probe reads them.
     """
     found: dict[str, dict[str, Any]] = {}
     weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
@@ -50,11 +50,11 @@ def frozen_and_fresh(
 
 
 def _check_reading(probe: Probe, val: ContrastPairs) -> None:
-    """The frozen probe reads a layer by its number and a token by its place; both must mean what they did."""
-    for key, told in (("layer_convention", "layers"), ("position", "position")):
-        if probe.facts[key] != val.metadata[0].get(told):
+    """Check that layers and token positions of the states mean the same as for the frozen probe."""
+    for key, name in (("layer_convention", "layers"), ("position", "position")):
+        if probe.facts[key] != val.metadata[0].get(name):
             raise UserError(
-                f"{val.files[0]}: {key.replace('_', ' ')} is {val.metadata[0].get(told)!r}, "
+                f"{val.files[0]}: {key.replace('_', ' ')} is {val.metadata[0].get(name)!r}, "
                 f"the probe's {probe.facts[key]!r}"
             )
 

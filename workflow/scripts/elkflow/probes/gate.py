@@ -1,4 +1,4 @@
-"""May a policy be trained on this probe? Its controls, the interval of its lead over each, and the answer."""
+"""The gate: whether a policy may be trained on a probe, given the interval of its lead over each control."""
 
 from collections.abc import Sequence
 
@@ -29,14 +29,14 @@ def control_table(
     weights: NDArray[np.float32],
     settings: ProbeSettings,
 ) -> pd.DataFrame:
-    """One row a control: its metrics, the probe's lead in AUROC, and whether that is enough.
+    """One row per control: its metrics, the probe's lead in AUROC, and whether that reaches the margin.
 
-    A control of many draws is told by their median and the interval that holds 95 % of them, and the lead's lower end
-    is the probe's lower end less the control's upper one; with one draw the lead is bootstrapped on the same rows.
+    For a control of many draws the metrics are the median and the central 95 % of draws, and the lead's lower end is
+    the probe's lower end minus the control's upper end. With one draw the lead is bootstrapped on the same rows.
 
     Args:
-        probe: the probe's log-odds [N], as the reward is made of.
-        labels: of the val rows [N].
+        probe: the probe's log-odds for the reward [N].
+        labels: labels of the val rows [N].
         weights: resamples of the val rows [n, N].
     """
     own = bootstrap(auroc, probe, labels, weights=weights)
@@ -78,10 +78,10 @@ def _metrics(log_odds: NDArray, labels: NDArray, weights: NDArray[np.float32]) -
 
 
 def admit(table: pd.DataFrame, method: str, layer: int, settings: ProbeSettings) -> bool:
-    """Whether the probe leads every control that counts by the margin.
+    """Whether the probe leads every control of the gate by the margin.
 
     Raises:
-        UserError: it does not, and the settings do not allow that; the message shows the table.
+        UserError: it does not, and the settings do not allow a weak probe; the message shows the table.
     """
     counted = table[table["counts"]]
     passed = bool(counted["passed"].all())
@@ -89,13 +89,13 @@ def admit(table: pd.DataFrame, method: str, layer: int, settings: ProbeSettings)
         failed = ", ".join(counted.loc[~counted["passed"], "control"])
         raise UserError(
             f"the probe ({method}, layer {layer}) does not lead {failed} by {settings.gate.margin} AUROC, "
-            f"so no policy is trained on it; `allow_weak_probe: true` would let it pass\n{format_controls(counted)}"
+            f"so no policy is trained on it; set `allow_weak_probe: true` to use it anyway\n{format_controls(counted)}"
         )
     return passed
 
 
 def format_controls(table: pd.DataFrame) -> str:
-    """The table for people."""
+    """The table as text for the log."""
     lines = [f"{'control':<18} {'AUROC':>22} {'lead of the probe':>24}  enough"]
     for _, row in table.iterrows():
         own = f"{row['auroc']:.3f} [{row['auroc_low']:.3f}, {row['auroc_high']:.3f}]"

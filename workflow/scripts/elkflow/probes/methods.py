@@ -1,7 +1,7 @@
-"""Truth probes as pure functions: from the states of contrast pairs to one direction a layer.
+"""Truth probes as pure functions: from the hidden states of contrast pairs to one direction per layer.
 
 `positive` and `negative` are normalised states [L, N, D] of the two members of N pairs on L layers. All layers (and
-restarts, penalties, folds) are one batched problem. A pair's log-odds are weight · (positive − negative) + bias.
+restarts, penalties, folds) form one batched problem. A pair's log-odds are weight · (positive − negative) + bias.
 """
 
 import math
@@ -15,7 +15,7 @@ from elkflow.probes.batched_lbfgs import Objective, lbfgs
 
 
 class Direction(NamedTuple):
-    """What a method found on each layer: weight [L, D], bias [L], and numbers worth telling, each [L]."""
+    """A method's fit on each layer: weight [L, D], bias [L], and further results, each [L]."""
 
     weight: Tensor
     bias: Tensor
@@ -23,10 +23,10 @@ class Direction(NamedTuple):
 
 
 def principal_axes(difference: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal axes [L, D, K] (columns) of each layer's rows [L, N, D], and their mean squares [L, K], rising.
+    """Orthonormal axes [L, D, K] (columns) of each layer's rows [L, N, D], and their mean squares [L, K], ascending.
 
-    Of fewer rows than features, K = N axes hold all there is; they come from the rows' products with each other, and
-    an axis along which nothing varies is zero.
+    With fewer rows than features, the K = N axes that span the rows are computed from the rows' Gram matrix; axes
+    without variation are zero.
     """
     rows, width = difference.shape[1:]
     if rows >= width:
@@ -49,17 +49,18 @@ def logistic(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """L2-penalised logistic regression, P problems on each of L layers.
 
-    Minimises Σᵢ wᵢ log(1 + exp(−yᵢ(w·xᵢ + b))) + λ/2 |w|², weights summing to one, y = ±1, bias not penalised
+    Minimises Σᵢ wᵢ log(1 + exp(−yᵢ(w·xᵢ + b))) + λ/2 |w|², with weights that sum to one, y = ±1, and no penalty on b
     (Cox 1958; as scikit-learn's LogisticRegression with C = 1 / (λN)). Works in the rows' principal axes, each scaled
-    by 1/√(square/4 + λ), where the root holds the largest curvature the loss can have (Böhning & Lindsay 1988). All
-    problems of a layer share the axes, and take about a seventh of the steps they take in the features themselves.
+    by 1/√(square/4 + λ), where square/4 + λ is the largest curvature the loss can have (Böhning & Lindsay 1988). All
+    problems of a layer share the axes, and need about a seventh of the steps they need in the features themselves.
 
     Args:
         difference: positive − negative [L, N, D].
         labels: 0 or 1, [P, N] or [N].
         l2: λ of each problem [P].
-        weights: how much each row counts in each problem [P, N].
-        axes: `principal_axes(difference)`, if known already.
+        weights: weight of each row in each problem [P, N].
+        axes: `principal_axes(difference)`, if already known.
+        tolerance: largest gradient norm at the solution.
 
     Returns:
         weight [L, P, D], bias [L, P] and value of the objective [L, P].
@@ -93,9 +94,9 @@ def logistic(
 def logistic_path(
     difference: Tensor, labels: Tensor, l2: list[float], folds: Tensor, *, tolerance: float = 1e-3
 ) -> Direction:
-    """Logistic regression with the penalty of each layer chosen by cross-validated log loss.
+    """Logistic regression with each layer's penalty chosen by cross-validated log loss.
 
-    Every penalty on every fold and on all rows is one problem of the batch.
+    Every penalty, on every fold and on all rows, is one problem of the batch.
 
     Args:
         difference, labels: see `logistic`; labels [N].
@@ -124,10 +125,10 @@ def logistic_path(
 def ccs(
     positive: Tensor, negative: Tensor, *, restarts: int, l2: float, seed: int, tolerance: float = 1e-3
 ) -> Direction:
-    """Contrast-consistent search (Burns et al. 2022): no labels.
+    """Contrast-consistent search (Burns et al. 2022), without labels.
 
     With p± = σ(w·x± + b), minimises mean (p₊ + p₋ − 1)² + mean min(p₊, p₋)² + λ/2 |w|² from `restarts` random starts
-    and keeps the lowest. The sign of the result is arbitrary; b cancels in a pair's log-odds.
+    and keeps the lowest minimum. The sign of the result is arbitrary; b cancels in a pair's log-odds.
     """
     count, rows, width = positive.shape
 
@@ -158,9 +159,9 @@ def ccs(
 
 
 def mass_mean(difference: Tensor, labels: Tensor) -> Direction:
-    """Difference of the classes' means, θ = μ₁ − μ₀ (Marks & Tegmark 2023).
+    """Difference of class means, θ = μ₁ − μ₀ (Marks & Tegmark 2023).
 
-    Length and bias are those of linear discriminant analysis along θ alone, so that log-odds are calibrated when both
+    Length and bias are those of linear discriminant analysis along θ alone, so that log-odds are calibrated if both
     classes are Gaussian: w = θ |θ|² / (θᵀΣθ).
     """
     centred, means = _within(difference, labels)
@@ -173,7 +174,7 @@ def mass_mean(difference: Tensor, labels: Tensor) -> Direction:
 def lda(difference: Tensor, labels: Tensor) -> Direction:
     """Linear discriminant analysis, w = Σ⁻¹(μ₁ − μ₀) (Fisher 1936), with Σ shrunk to a multiple of the identity.
 
-    The amount is Ledoit & Wolf's (2004), a closed form of the data.
+    The amount of shrinkage has a closed form (Ledoit & Wolf 2004).
     """
     centred, means = _within(difference, labels)
     covariance, amount = ledoit_wolf(centred)
@@ -182,7 +183,7 @@ def lda(difference: Tensor, labels: Tensor) -> Direction:
 
 
 def ledoit_wolf(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariance of centred rows [L, N, D], shrunk as (1 − a) S + a tr(S)/D I; returns [L, D, D] and a [L]."""
+    """Covariance of centred rows [L, N, D], shrunk to (1 − a) S + a tr(S)/D I; returns it [L, D, D] and a [L]."""
     rows, width = centred.shape[1:]
     sample = torch.bmm(centred.mT, centred) / rows
     trace = sample.diagonal(dim1=1, dim2=2).sum(-1)
@@ -201,11 +202,11 @@ def vinc(
     """Variance, invariance, negative covariance: the unsupervised probe of EleutherAI's elk, in closed form.
 
     The direction is the top eigenvector of v·Σ_between − i·Σ_within − c·(C + Cᵀ)/2, where Σ_between is the covariance
-    of questions (mean over wordings), Σ_within that of one question's wordings, and C the cross-covariance of the
-    pair's members. Its sign is arbitrary, its length such that log-odds have unit deviation.
+    of questions (averaged over wordings), Σ_within that of the wordings of one question, and C the cross-covariance of
+    the pairs' members. Its sign is arbitrary; log-odds have unit standard deviation.
 
     Args:
-        wordings: rows are question-major within wordings: N = wordings × questions.
+        wordings: number of wordings; rows are all questions of the first, then of the second: N = wordings × questions.
     """
     spread = [states.unflatten(1, (wordings, -1)) for states in (positive, negative)]  # [L, V, Q, D]
     centres = [states.mean(1) - states.mean((1, 2))[:, None] for states in spread]
@@ -224,34 +225,34 @@ def vinc(
 def crc(difference: Tensor) -> Direction:
     """Contrastive representation clustering, CRC-TPC (Burns et al. 2022): top principal component of the differences.
 
-    Sign arbitrary, length such that log-odds have unit deviation.
+    Its sign is arbitrary; log-odds have unit standard deviation.
     """
     centred = difference - difference.mean(1, keepdim=True)
     return _unit_deviation(principal_axes(centred)[0][..., -1], difference)
 
 
 def _within(difference: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Rows less their class's mean [L, N, D], and both means [L, D]."""
+    """Rows minus the mean of their class [L, N, D], and both class means [L, D]."""
     labels = labels.bool()
     means = (difference[:, ~labels].mean(1), difference[:, labels].mean(1))
     return difference - torch.where(labels[None, :, None], means[1][:, None], means[0][:, None]), means
 
 
 def _midpoint(weight: Tensor, means: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
-    """Bias [L] that puts the boundary between the means, moved by the classes' shares."""
+    """Bias [L] that puts the decision boundary midway between the means, shifted by the class log-odds."""
     share = labels.double().mean().clamp(1e-6, 1 - 1e-6)
     return -(weight * (means[0] + means[1])).sum(-1) / 2 + torch.log(share / (1 - share)).to(weight)
 
 
 def _unit_deviation(weight: Tensor, difference: Tensor) -> Direction:
-    """Lengthen directions [L, D] so that log-odds of the rows have deviation 1; the bias centres them."""
+    """Scale directions [L, D] so that the rows' log-odds have standard deviation 1; the bias centres them."""
     scores = torch.bmm(difference, weight[..., None]).squeeze(-1)
     weight = weight / scores.std(1, correction=0).clamp(min=1e-12)[:, None]
     return Direction(weight, -torch.bmm(difference, weight[..., None]).mean((1, 2)), {})
 
 
 def oriented(direction: Direction, difference: Tensor, reference: Tensor) -> Direction:
-    """Turn directions so that their log-odds rise with `reference` [N] (its covariance with them is not negative)."""
+    """Flip directions whose log-odds have a negative covariance with `reference` [N]."""
     scores = torch.bmm(difference, direction.weight[..., None]).squeeze(-1)
     sign = torch.where(scores @ (reference - reference.mean()).to(scores) < 0, -1.0, 1.0).to(scores)
     return Direction(direction.weight * sign[:, None], direction.bias * sign, direction.facts | {"turned": sign < 0})

@@ -1,4 +1,4 @@
-"""How the texts were asked that a probe reads: kept with it, and compared when it is to judge others."""
+"""The prompt format a probe was fitted on: stored with the probe, and compared with the prompts it is to score."""
 
 import dataclasses
 from pathlib import Path
@@ -11,9 +11,9 @@ from elkflow.prompts.templates import load_template
 
 
 def probe_origin(prompts: Path, states: Path) -> dict[str, Any]:
-    """What the manifests beside a file of prompts and one of states tell about how both were made.
+    """How prompts and hidden states were made, from the manifests next to their files.
 
-    `asked`: see `asked`; `loading`: the model's dtype and the like.
+    `asked` is the prompt format (see `prompt_format`), `loading` how the model was loaded (its dtype etc.).
     """
     loading = {"dtype": "auto", "quantization": None, "device_map": None}
     if (manifest := states.with_name(f"{states.stem}.manifest.json")).is_file():
@@ -23,9 +23,9 @@ def probe_origin(prompts: Path, states: Path) -> dict[str, Any]:
 
 
 def prompt_format(prompts: Path) -> dict[str, Any] | None:
-    """The template itself, so that a reward keeps its meaning when the file is edited, and the chat markup around it.
+    """The template itself, so that a reward does not depend on later edits of its file, and the chat settings.
 
-    None without a manifest beside the prompts, and for a mixture, whose members have templates of their own.
+    None if there is no manifest next to the prompts, and for a mixture, as each member has its own template.
     """
     if not (manifest := prompts.with_name("manifest.json")).is_file():
         return None
@@ -42,12 +42,12 @@ def prompt_format(prompts: Path) -> dict[str, Any] | None:
 
 
 def check_prompt_format(probe: Probe, folder: Path, prompts: Path) -> None:
-    """Refuse prompts of the probe's own dataset that ask otherwise than those it was fitted on.
+    """Check that prompts of the probe's own dataset have the format that it was fitted on.
 
-    Another dataset has other columns, and so a template of its own.
+    Other datasets have other columns, and so their own templates.
 
     Raises:
-        UserError: the template's text, what it is about or the chat markup is another; names which.
+        UserError: the template, what it is about or the chat settings differ; names which.
     """
     mine, known = prompt_format(prompts), probe.facts.get("asked")
     if not mine or not known or prompts.parent.parent.name != probe.facts["dataset"]:

@@ -1,4 +1,4 @@
-"""A fitted probe as a folder: `probe.safetensors` holds its numbers, `probe.json` what they mean."""
+"""A fitted probe as a folder: its parameters in `probe.safetensors`, their description in `probe.json`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ REQUIRED_KEYS = (
 
 @dataclass(frozen=True)
 class Probe:
-    """A direction on one layer, with the normalisation it was fitted under.
+    """A direction on one layer, with the normalisation that it was fitted with.
 
-    log-odds = weight · ((h₁ − mean₁)/scale₁ − (h₀ − mean₀)/scale₀) + bias, h₁ and h₀ being the states of the pair that
-    ends in the positive and in the negative answer.
+    log-odds = weight · ((h₁ − mean₁)/scale₁ − (h₀ − mean₀)/scale₀) + bias, where h₁ and h₀ are the hidden states of the
+    pair's positive and negative member.
     """
 
     mean: Tensor
@@ -48,17 +48,17 @@ class Probe:
 
     @property
     def layer(self) -> int:
-        """Index of the layer in the order of the hidden states."""
+        """Index of the layer among the hidden states."""
         return int(self.facts["layer"])
 
     def log_odds(self, states: Tensor) -> Tensor:
-        """Log-odds [N] that the positive answer is right, from states [V, N, 2, D] of the probe's wordings.
+        """Log-odds [N] that the positive answer is right, averaged over V wordings, from states [V, N, 2, D].
 
-        With ensembling over wordings they are averaged; otherwise the first wording alone is read (V may be 1).
+        V is all wordings of the probe with full ensembling, else 1 (see `wordings`).
         """
         count = states.shape[0]
         normal = (states.float() - self.mean[:count, None]) / self.scale[:count, None]
-        # A sum row by row, unlike a matrix product, gives the same bits whatever rows are scored together.
+        # Unlike a matrix product, a sum per row is bitwise the same whichever rows are scored together.
         odds = ((normal[:, :, 1] - normal[:, :, 0]) * self.weight).sum(-1) + self.bias  # [V, N]
         return odds.mean(0)
 
@@ -69,7 +69,7 @@ class Probe:
 
 
 def save_probe(probe: Probe, folder: Path) -> None:
-    """Write both files."""
+    """Write both files of a probe."""
     tensors = {
         name: getattr(probe, name).detach().cpu().float().contiguous() for name in ("mean", "scale", "weight", "bias")
     }
@@ -79,10 +79,10 @@ def save_probe(probe: Probe, folder: Path) -> None:
 
 
 def load_probe(folder: Path | str) -> Probe:
-    """Read a probe back.
+    """Read a probe from its folder.
 
     Raises:
-        UserError: a file is missing or damaged, written by another format version, or the two do not fit together.
+        UserError: a file is missing, damaged or of another format version, or the two do not match.
     """
     folder = Path(folder)
     facts = read_json(folder / "probe.json")
@@ -102,17 +102,22 @@ def load_probe(folder: Path | str) -> Probe:
     width = tensors["weight"].shape[-1] if tensors["weight"].dim() == 1 else 0
     shape = (len(facts["wordings"]), 2, width)
     if tensors["mean"].shape != shape or tensors["scale"].shape != shape or tensors["bias"].dim() != 0:
-        raise UserError(f"{path}: its shapes do not fit together, or not the wordings of probe.json")
+        raise UserError(f"{path}: its shapes do not match each other or the wordings of probe.json")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise UserError(f"{path}: holds values that are not finite")
+        raise UserError(f"{path}: has values that are not finite")
     return Probe(**tensors, facts=facts)
 
 
 def check_states(probe: Probe, folder: Path | str, metadata: Mapping[str, str], path: Path | str) -> None:
-    """Refuse states that the probe was not made for.
+    """Check that hidden states are of the kind that a probe was fitted on.
+
+    Args:
+        folder: the probe's folder, for messages.
+        metadata: metadata of the file of states.
+        path: that file.
 
     Raises:
-        UserError: states of another model, another token position or another way of counting layers.
+        UserError: they are of another model, at another token position, or with layers numbered differently.
     """
     facts = probe.facts
     if facts["model"]["hash"] != metadata.get("model"):
@@ -123,5 +128,5 @@ def check_states(probe: Probe, folder: Path | str, metadata: Mapping[str, str], 
 
 
 def sigmoid_rewards(log_odds: Tensor) -> Tensor:
-    """Rewards of the negative and of the positive answer [..., 2]: probabilities that each is right."""
+    """Rewards [..., 2] of the negative and the positive answer: the probability that each is right."""
     return torch.stack([torch.sigmoid(-log_odds), torch.sigmoid(log_odds)], -1)

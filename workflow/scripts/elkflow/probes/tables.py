@@ -1,4 +1,4 @@
-"""A probe's figures as tables: by layer, method, wording, dataset and row."""
+"""A probe's results as tables: by layer, method, wording, dataset and row."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def count_groups(pairs: ContrastPairs, rows: NDArray | None = None) -> int:
 
 
 def layer_table(fitted: dict[str, FittedProbes], parts: ProbeData, settings: ProbeSettings) -> pd.DataFrame:
-    """Accuracy, AUROC and ECE with intervals of every method on every layer, on the selection part and on val."""
+    """Accuracy, AUROC and ECE with intervals, for every method and layer, on the selection part and on val."""
     rows = []
     for part in ("selection", "val"):
         labels, groups = _labels_and_groups(part, parts)
@@ -51,8 +51,8 @@ def layer_table(fitted: dict[str, FittedProbes], parts: ProbeData, settings: Pro
                     "auroc": bootstrap(auroc, odds[index], truth, weights=weights),
                     "ece": bootstrap(ece, probabilities, truth, weights=weights),
                 }
-                told = {name: numbers[index] for name, numbers in each.facts.items()}
-                rows.append({"method": method, "layer": layer, "part": part, **flat(metrics), **told})
+                facts = {name: numbers[index] for name, numbers in each.facts.items()}
+                rows.append({"method": method, "layer": layer, "part": part, **flat(metrics), **facts})
     return pd.DataFrame(rows)
 
 
@@ -65,7 +65,7 @@ def _labels_and_groups(part: str, parts: ProbeData) -> tuple[NDArray, NDArray]:
 def method_table(
     fitted: dict[str, FittedProbes], best: dict[str, int], parts: ProbeData, settings: ProbeSettings
 ) -> pd.DataFrame:
-    """Each method at its chosen layer: every metric on val, and (prefixed `selection_`) where it was chosen."""
+    """Each method at its selected layer: all metrics on val and, prefixed `selection_`, on the selection part."""
     rows = []
     for method, each in fitted.items():
         row: dict[str, Any] = {
@@ -86,7 +86,7 @@ def method_table(
 def wording_table(
     chosen: FittedProbes, at: int, parts: ProbeData, settings: ProbeSettings, weights: NDArray[np.float32]
 ) -> pd.DataFrame:
-    """The chosen probe under each wording alone: how much the way of asking matters."""
+    """The chosen probe under each wording alone: how much its result depends on the wording."""
     rows = []
     for index, wording in enumerate(settings.wordings()):
         odds = pair_log_odds(chosen.val[at, index])
@@ -95,7 +95,7 @@ def wording_table(
 
 
 def member_table(name: str, odds: NDArray, parts: ProbeData, settings: ProbeSettings) -> pd.DataFrame:
-    """The reward's log-odds [N] on all val rows and, of a mixture, on those of each dataset in it."""
+    """Metrics of the reward's log-odds [N] on all val rows and, in a mixture, on those of each dataset."""
     val, rows = parts.val, [{"dataset": name, "rows": len(parts.val)}]
     chosen = [np.arange(len(val))]
     for member in dict.fromkeys(val.datasets if val.datasets is not None else ()):
@@ -110,7 +110,7 @@ def member_table(name: str, odds: NDArray, parts: ProbeData, settings: ProbeSett
 def score_table(
     fitted: dict[str, FittedProbes], best: dict[str, int], odds: NDArray, parts: ProbeData, settings: ProbeSettings
 ) -> pd.DataFrame:
-    """Every val row: its label, the reward's log-odds, and those of each method at its own layer."""
+    """Label of every val row, the reward's log-odds, and those of each method at its selected layer."""
     columns = {"id": parts.val.ids, "group": parts.val.groups, "label": parts.val.labels, "log_odds": odds}
     for method, each in fitted.items():
         columns[f"log_odds_{method}"] = reward_log_odds(each.val[best[method]], settings.ensembling)

@@ -1,4 +1,4 @@
-"""From contrast pairs to an admitted probe: fit, choose, compare with controls, and write it all down."""
+"""From contrast pairs to an admitted probe: fit, select, compare with controls, and save."""
 
 import logging
 from collections.abc import Mapping
@@ -54,23 +54,23 @@ def train_probe(
     folder: Path,
     untrained: tuple[ContrastPairs, ContrastPairs] | None = None,
 ) -> dict[str, Any]:
-    """Fit, choose and report a probe; write the files of `OUTPUTS` into `folder`; return facts for the manifest.
+    """Fit, select and report a probe; write `OUTPUT_FILES` into `folder`; return facts for the manifest.
 
-    Directions and normalisation come from the fit part of train, layer and method (and the optional calibration) from
-    its selection part, every number that is reported from val. With `refit` each method is then fitted on all of train
-    at the layer it chose; layers.csv tells the first fits, everything else the final ones.
+    Directions and normalisation are fitted on the fit part of train; layer, method and (optional) calibration are
+    determined on its selection part; all reported metrics are on val. With `refit` each method is then fitted on all of
+    train at its selected layer; layers.csv describes the first fits, all other files the final ones.
 
     Args:
         rows: source rows of train and val, for the controls that read text.
-        origin: how questions were asked and the model was loaded (see `origin.origin`), to score outside the workflow.
+        origin: prompt format and how the model was loaded (see `probe_origin`), to score outside the workflow.
         untrained: the same rows of train and val read by an untrained model, for that control.
 
     Raises:
-        UserError: the inputs do not fit, or the probe does not lead its controls (see `admission.admit`).
+        UserError: the inputs do not match, or the probe does not lead its controls (see `gate.admit`).
     """
     parts = ProbeData.of(train, val, settings)
     if untrained is not None and (untrained[0].ids, untrained[1].ids) != (train.ids, val.ids):
-        raise UserError(f"{untrained[0].files[0]}: its rows are not those the probe is fitted on")
+        raise UserError(f"{untrained[0].files[0]}: its rows are not those that the probe is fitted on")
     with timed(f"{', '.join(settings.methods)} on {len(parts.layers)} layers, {len(parts.fit)} pairs"):
         fitted, norm = fit_all(parts, settings)
     method, best = choose_layers(fitted, parts, settings)
@@ -94,7 +94,7 @@ def train_probe(
             controls.append(control)
             chance_layers = pd.concat([chance_layers, by_layer])
         table = control_table(controls, odds, val.labels, weights, settings)
-    logger.info("%s, layer %d, chosen on the selection part:\n%s", method, chosen.layers[at], format_controls(table))
+    logger.info("%s, layer %d, selected on the selection part:\n%s", method, chosen.layers[at], format_controls(table))
     passed = admit(table, method, chosen.layers[at], settings)
 
     own = next(row for row in methods.to_dict("records") if row["method"] == method)

@@ -1,4 +1,4 @@
-"""Does a probe know truth, or its own dataset? One probe, tested on the val rows of others."""
+"""Transfer: one probe tested on the val rows of others, to tell whether it knows truth or only its own dataset."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,18 @@ from elkflow.probes.saved_probe import Probe, check_states
 def transfer_table(
     probe: Probe, targets: Mapping[str, ContrastPairs], *, folder: Path, resample: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """One row a target and way of normalising, with every metric and its interval.
+    """One row per target and normalisation, with all metrics and their intervals.
 
-    `own` statistics are the target's (they need no labels, and are what Burns et al. 2022 do), `stored` ones those the
-    probe was fitted under: what a reward model would use.
+    `own` statistics are the target's (they need no labels, as in Burns et al. 2022); `stored` ones are those the probe
+    was fitted with, which a reward model would use.
 
     Args:
-        targets: name of each probe whose val rows are tested on, its main wording.
+        targets: name of each other probe to its val rows in its main wording.
+        folder: the probe's folder, for messages.
+        resample: number of bootstrap resamples.
 
     Raises:
-        UserError: a target's states are another model's, or lie on other layers.
+        UserError: a target's states are of another model, or of another number of layers or width.
     """
     rows = []
     for name, pairs in targets.items():
