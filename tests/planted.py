@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import score_answers
 import torch
 import train_probe
 from safetensors.torch import save_file
 
-from elkflow.common.files import write_table
+from elkflow.common.files import read_json, read_table, write_table
 
 CONVENTION = "hidden_states: 0 embeddings, i output of block i, last after the final norm"
 
@@ -97,3 +98,30 @@ def train(folder, splits, paths=None, **changes):
     arguments |= {f"--{name.replace('_', '-')}": files for name, files in (paths or {}).items()}
     train_probe.main([str(word) for option, values in arguments.items() for word in (option, *values)])
     return folder / "probe"
+
+
+def made(folder, *, sizes=(240, 120), wordings=("plain",), **options):
+    """A train and a val split with a planted truth."""
+    splits = []
+    for seed, (name, size) in enumerate(zip(("train", "val"), sizes, strict=True)):
+        labels = labels_of(size, seed)
+        states = torch.stack([pair_states(labels, seed=10 * seed + v, **options) for v in range(len(wordings))])
+        splits.append(write_split(folder, name, labels, states, wordings=wordings))
+    return splits
+
+
+def score(folder, probe, split):
+    manifest = folder / "rewards.manifest.json"
+    score_answers.main(
+        [
+            *["--probe", str(probe), "--prompts", *map(str, split.prompts), "--states", *map(str, split.states)],
+            *["--lineage", str(probe / "manifest.json"), "--rewards", str(folder / "rewards.parquet")],
+            *["--manifest", str(manifest)],
+        ]
+    )
+    return read_table(folder / "rewards.parquet").to_pandas(), read_json(manifest)
+
+
+def edited(path: Path, change) -> None:
+    table = read_table(path).to_pandas()
+    change(table).to_parquet(path)

@@ -16,3 +16,14 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def verdict(results):
     return gather(PLAN, results)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """Folder, splits and probe of one full run on planted states, with every method."""
+    from planted import made, train
+
+    folder = tmp_path_factory.mktemp("whole")
+    splits = made(folder)
+    methods = ["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
+    return folder, splits, train(folder, splits, methods=methods)
