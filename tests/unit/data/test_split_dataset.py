@@ -1,4 +1,4 @@
-"""From source files to split files: every source, every column, and every kind of bad row."""
+"""From a source to split files: ids, groups, labels, and every kind of bad row."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from labelled_rows import BAD_ROWS, ROWS, SPLIT, questions, run, save, section
 from pydantic import ValidationError
 from split_dataset import main
 
@@ -18,69 +18,10 @@ from elkflow.common.errors import UserError, validation_message
 from elkflow.common.files import sha256
 from elkflow.common.manifests import check_manifest, settings_hash
 from elkflow.config.data import DatasetSettings
-from elkflow.data.check_dataset import check_dataset
 from elkflow.data.split_dataset import split_dataset
 from elkflow.orchestration.rule_inputs import source_files, template_files
 from elkflow.verify.manifest_chain import Walk
 from elkflow.verify.split_counts import verify
-
-SPLIT = {"train": 20, "ppo": 20, "val": 10}
-ROWS = 200
-
-
-def questions(count=ROWS, start=0):
-    numbers = range(start, start + count)
-    return {
-        "idx": list(numbers),
-        "sentence": [f"Sentence number {n} says that {n * n}." for n in numbers],
-        "question": [f"What does number {n} say?" for n in numbers],
-        "label": [n % 2 for n in numbers],
-    }
-
-
-def section(**keys):
-    given = {"split": SPLIT, "wordings": {"training": "qnli_training"}} | keys
-    return DatasetSettings.model_validate({key: value for key, value in given.items() if value is not None})
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "source.parquet"
-    pq.write_table(pa.table(questions()), path)
-    return path
-
-
-def run(tmp_path, **keys):
-    given = section(**keys)
-    split_dataset(given.questions(), tmp_path / "out")
-    return {name: pq.read_table(tmp_path / "out" / f"{name}.parquet") for name in ("train", "ppo", "val")}
-
-
-def save(rows, path):
-    """Write rows in the format that the path's ending names."""
-    table = pa.table(rows)
-    if path.suffix == ".parquet":
-        pq.write_table(table, path)
-    elif path.suffix in (".jsonl", ".json"):
-        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
-    elif path.suffix in (".csv", ".tsv"):
-        datasets.Dataset(table).to_csv(path, sep="\t" if path.suffix == ".tsv" else ",", index=False)
-    elif path.suffix == ".arrow":
-        kind = pa.ipc.new_file if path.name.endswith(".file.arrow") else pa.ipc.new_stream
-        with pa.OSFile(str(path), "wb") as sink, kind(sink, table.schema) as writer:
-            writer.write_table(table)
-    else:
-        datasets.Dataset(table).save_to_disk(path)
-    return path
-
-
-@pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".json", ".csv", ".tsv", ".arrow", ".file.arrow", ""])
-def test_every_format_gives_the_same_rows(tmp_path, ending, source):
-    expected = run(tmp_path / "parquet", path=str(source))
-    path = save(questions(), tmp_path / f"rows{ending}")
-    check_dataset(section(path=str(path)))
-    for name, table in run(tmp_path / "other", path=str(path)).items():
-        assert table.to_pylist() == expected[name].to_pylist()
 
 
 def test_split_files_have_id_group_fields_and_label(tmp_path, source):
@@ -290,59 +231,6 @@ def test_settings_survive_the_command_line():
 # --- bad data: one clear message each, and nothing is written ---
 
 
-def with_value(column, row, value):
-    def change(rows):
-        rows[column] = list(rows[column])
-        rows[column][row] = value
-        return rows
-
-    return change
-
-
-BAD_ROWS = {
-    "null text": (with_value("sentence", 7, None), {}, "row 7: column 'sentence' is empty"),
-    "blank text": (with_value("question", 3, "  \n"), {}, "row 3: column 'question' is empty"),
-    "null label": (with_value("label", 5, None), {}, "row 5: column 'label' is empty"),
-    "label beyond the mapping": (with_value("label", 9, 2), {}, "row 9: label 2 is not among 0 to 1"),
-    "hidden test label": (with_value("label", 9, -1), {}, "row 9: label -1 is not among 0 to 1"),
-    "unknown label name": (
-        lambda rows: rows | {"label": ["maybe" if n == 4 else "yes" for n in range(ROWS)]},
-        {"labels": ["no", "yes"]},
-        "row 4: label 'maybe' is not among 0 to 1 or no, yes",
-    ),
-    "labels that are fractions": (
-        lambda rows: rows | {"label": [0.5] * ROWS},
-        {},
-        "column 'label' is double; labels are integers or names",
-    ),
-    "one label only": (lambda rows: rows | {"label": [1] * ROWS}, {}, "(0 / 200 by label)"),
-    "duplicate ids": (with_value("idx", 11, 3), {"id": "idx"}, "rows 3 and 11: both have the idx 3"),
-    "missing label column": (lambda rows: rows, {"label": "target"}, "column 'target' (label) is missing"),
-    "missing group column": (lambda rows: rows, {"group": "title"}, "column 'title' (group[0]) is missing"),
-    "missing pair column": (lambda rows: rows, {"pair": "couple"}, "column 'couple' (pair) is missing"),
-    "missing id column": (lambda rows: rows, {"id": "guid"}, "column 'guid' (id) is missing"),
-    "missing field": (
-        lambda rows: rows,
-        {"columns": {"sentence": "sentence", "question": "ask"}},
-        "column 'ask' (columns.question) is missing",
-    ),
-    "a field called group": (lambda rows: rows | {"group": rows["idx"]}, {}, "a field cannot be called 'group'"),
-    "too few rows": (lambda rows: rows, {"split": SPLIT | {"ppo": 171}}, "171 ppo rows are more than"),
-    "too few groups": (
-        lambda rows: rows | {"article": [n // 100 for n in range(ROWS)]},
-        {"group": "article"},
-        "200 usable rows in 2 groups",
-    ),
-    "everything the same text": (
-        lambda rows: rows | {"sentence": ["Same!"] * ROWS, "question": ["same"] * ROWS, "idx": [1] * ROWS},
-        {},
-        "more than 1 usable rows",
-    ),
-    "no whole pairs": (lambda rows: rows | {"couple": rows["idx"]}, {"pair": "couple"}, "no usable rows are left"),
-    "no rows": (lambda rows: {name: values[:0] for name, values in rows.items()}, {}, "no rows"),
-}
-
-
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_bad_rows(tmp_path, case):
     change, keys, message = BAD_ROWS[case]
@@ -353,113 +241,6 @@ def test_bad_rows(tmp_path, case):
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith((str(path), "split."))  # the file, or the key whose size does not fit
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-
-
-def truncated(path):
-    save(questions(), path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def not_utf8(path):
-    save(questions(), path)
-    path.write_bytes(path.read_bytes().replace(b"Sentence number 7 ", b"Sentence n\xfambre 7 "))
-
-
-BAD_FILES = {
-    "missing": ("rows.parquet", lambda path: None, "rows.parquet: no such file"),
-    "empty": ("rows.csv", lambda path: path.write_bytes(b""), "rows.csv: empty file"),
-    "truncated parquet": ("rows.parquet", truncated, "rows.parquet: cannot be read as .parquet"),
-    "truncated arrow": ("rows.arrow", truncated, "rows.arrow: cannot be read as .arrow"),
-    "text that is no parquet": ("rows.parquet", lambda path: path.write_text("hello\n"), "cannot be read as .parquet"),
-    "text that is no JSON": (
-        "rows.jsonl",
-        lambda path: path.write_text('{"a": 1}\n{"a"\n'),
-        "cannot be read as .jsonl",
-    ),
-    "truncated JSON lines": ("rows.jsonl", truncated, "rows.jsonl: cannot be read as .jsonl"),
-    "JSON in another encoding": ("rows.jsonl", not_utf8, "rows.jsonl, row 7: column 'sentence' is not UTF-8 text"),
-    "ragged CSV": ("rows.csv", lambda path: path.write_text("a,b\n1,2\n1,2,3\n"), "cannot be read as .csv"),
-    "wrong encoding": ("rows.csv", not_utf8, "rows.csv: line 9 is not UTF-8"),
-    "UTF-16": ("rows.csv", lambda path: path.write_text("a,b\n1,2\n", encoding="utf-16"), "line 1 is not UTF-8"),
-    "unknown format": ("rows.xlsx", lambda path: path.write_text("x"), "unknown format '.xlsx'"),
-    "an empty folder": ("rows", lambda path: path.mkdir(), "cannot be read as a save_to_disk folder"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_files(tmp_path, case):
-    name, make, message = BAD_FILES[case]
-    path = tmp_path / name
-    make(path)
-    given = section(path=str(path))
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
-        split_dataset(given.questions(), tmp_path / "out")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match=re.escape(str(path))):
-        check_dataset(given)
-
-
-def test_two_columns_of_one_name(tmp_path):
-    table = pa.table(questions())
-    pq.write_table(table.append_column("question", table["sentence"]), tmp_path / "rows.parquet")
-    for check_rows in (check_dataset, lambda given: split_dataset(given.questions(), tmp_path / "out")):
-        with pytest.raises(UserError, match=r"rows\.parquet: two columns are called 'question'"):
-            check_rows(section(path=str(tmp_path / "rows.parquet")))
-
-
-def test_bytes_that_are_no_text_are_found_in_any_batch(tmp_path):
-    rows = questions(12_000)
-    text = [f"S\xfc\xdfe {n}".encode("latin-1" if n == 11_003 else "utf-8") for n in rows["idx"]]
-    path = save(rows | {"sentence": pa.array(text).view(pa.string())}, tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match=r"rows\.parquet, row 11003: column 'sentence' is not UTF-8 text"):
-        split_dataset(section(path=str(path)).questions(), tmp_path / "out")
-
-
-def test_a_folder_of_several_splits(tmp_path):
-    rows = datasets.Dataset(pa.table(questions()))
-    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "rows")
-    with pytest.raises(UserError, match="has several splits"):
-        split_dataset(section(path=str(tmp_path / "rows")).questions(), tmp_path / "out")
-
-
-PREFLIGHT = [
-    name for name in BAD_ROWS if name not in ("null text", "blank text", "duplicate ids", "everything the same text")
-]
-
-
-@pytest.mark.parametrize("case", PREFLIGHT)
-@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
-def test_preflight_finds_it_before_anything_runs(tmp_path, case, ending):
-    change, keys, message = BAD_ROWS[case]
-    if ending == ".jsonl" and case == "no rows":
-        message = "empty file"
-    path = save(change(questions()), tmp_path / f"rows{ending}")
-    with pytest.raises(UserError, match=re.escape(message)):
-        check_dataset(section(path=str(path), **keys))
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"wordings": {"a": "nowhere"}}, "template 'nowhere': no file"),
-        ({"columns": {"sentence": "sentence"}}, "wordings.training: the template uses 'question'"),
-        (
-            {"facts": {}, "path": None, "split": {"train": 9600, "ppo": 40, "val": 40}},
-            "rows are more than 193 countries",
-        ),
-        ({"facts": {"table": "nowhere.csv"}, "path": None}, "nowhere.csv: no such file"),
-    ],
-)
-def test_preflight_checks_templates_and_facts(source, keys, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        check_dataset(section(**({"path": str(source)} | keys)))
-
-
-def test_preflight_passes_what_works(source):
-    check_dataset(section(path=str(source)))
-    check_dataset(section(facts={}, split={"train": 1600, "ppo": 2400, "val": 800}))
-    check_dataset(section(hub={"id": "nobody/nothing", "revision": "main"}))  # no network is touched
 
 
 @pytest.mark.parametrize(
