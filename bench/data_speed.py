@@ -1,11 +1,10 @@
-"""What splitting and rendering a million questions costs: rows a second, peak memory, and the slope of time over size.
+"""Cost of splitting and rendering a million questions: rows per second, peak memory, and the growth of time with size.
 
     python bench/data_speed.py [--sizes 10000 100000 1000000] [--folder /tmp/elkflow-bench] [--output FILE]
 
-Each size runs in a process of its own (so that peak memory is its own): QNLI-shaped rows in a parquet file of one row
-group, grouped by sentence, split, then worded for a chat model with a word-level tokenizer. A slope of 1 is time in
-proportion to rows.
-Both clocks are kept: wall time is only worth something on a machine that does nothing else, CPU time always.
+Each size runs in its own process (so that peak memory is its own): QNLI-style rows in a parquet file of one row group,
+grouped by sentence, are split and rendered for a chat model with a word-level tokenizer. A slope of 1 means that time
+is proportional to rows. Wall time is meaningful only on an otherwise idle machine, CPU time always.
 """
 
 import argparse
@@ -23,7 +22,7 @@ sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "tests")]
 
 
 def make_source(path: Path, rows: int) -> None:
-    """Write `rows` rows of about 150 characters, three to a sentence."""
+    """Write `rows` rows of about 150 characters, three per sentence."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -43,13 +42,13 @@ def clocks() -> tuple[float, float]:
 
 
 def slopes(found: list[dict[str, float]]) -> dict[str, float]:
-    """Rise of log seconds over log rows, smallest to largest size."""
+    """Slope of log seconds over log rows, from the smallest to the largest size."""
     rows = math.log(found[-1]["rows"] / found[0]["rows"])
     return {key: math.log(found[-1][key] / found[0][key]) / rows for key in found[0] if key.endswith("_seconds")}
 
 
 def run(rows: int, folder: Path) -> dict[str, float]:
-    """Split and render `rows` rows; seconds (wall and CPU) of either and peak memory in MB."""
+    """Split and render `rows` rows; return seconds (wall and CPU) of each and peak memory in MB."""
     from tiny import tiny_tokenizer
 
     from elkflow.common.files import write_json
@@ -93,8 +92,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/elkflow-bench"))
     parser.add_argument("--output", type=Path, default=Path("results/bench/data_speed.json"))
-    parser.add_argument("--make", type=int, help="only write the source of so many rows")
-    parser.add_argument("--one", type=int, help="only measure on the source of so many rows")
+    parser.add_argument("--make", type=int, help="only write a source of this many rows")
+    parser.add_argument("--one", type=int, help="only measure on a source of this many rows")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.make:
@@ -106,7 +105,7 @@ def main() -> None:
     print(f"{'rows':>9} {'split rows/s':>13} {'render rows/s':>14} {'peak MB':>8} {'of which imports':>17}")
     found = []
     for size in arguments.sizes:
-        for what in ("--make", "--one"):  # apart, since a process's peak is never forgotten
+        for what in ("--make", "--one"):  # separate processes, as peak memory includes making the source
             command = [sys.executable, __file__, what, str(size), "--folder", str(arguments.folder)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout.splitlines()[-1]))

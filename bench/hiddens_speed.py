@@ -1,12 +1,11 @@
-"""Contrast pairs a second: this workflow's extraction against one text at a time, and against the matmul limit.
+"""Contrast pairs per second: this workflow's extraction against one text at a time, and against the matmul limit.
 
     python bench/hiddens_speed.py [--checkpoint …] [--prompts ….parquet] [--output results/bench/hiddens_speed.json]
 
-All ways run in turns on the same model, rows, machine and threads; what counts is the median of each round's ratio.
-`one by one` is elk's way: every text is a forward pass of its own, in fp32, with the logits of every position. Ours is
-timed on every n-th batch of the plan for all rows of the file. The limit is torch.matmul over the weights of the blocks
-at the shapes and dtype used, for the tokens computed: `matmul_share` is the part of our time that it would take, and
-`ratio_at_limit` the ratio there would be if nothing else took any.
+All ways run in turn on the same model, rows, machine and threads; ratios are medians over rounds. `one by one` is elk's
+way: one forward pass per text, in float32, with the logits of all positions. Ours is timed on every n-th of the batches
+for all rows of the file. The limit is torch.matmul over the weights of the blocks at the shapes and dtype used, for the
+tokens computed: `matmul_share` is its share of our time, and `ratio_at_limit` the ratio if nothing else took any time.
 """
 
 import argparse
@@ -39,7 +38,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 @torch.inference_mode()
 def one_by_one(model: PreTrainedModel, questions: Sequence[PromptWithAnswers]) -> None:
-    """Every prompt and answer by itself, all logits, states of the last token."""
+    """One forward pass per prompt and answer, with all logits; states of the last token."""
     for question in questions:
         for answer in question.answers:
             outputs = model(torch.tensor([[*question.prompt, *answer]]), output_hidden_states=True)
@@ -47,7 +46,7 @@ def one_by_one(model: PreTrainedModel, questions: Sequence[PromptWithAnswers]) -
 
 
 def products(model: PreTrainedModel, batch: Sequence[Line]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What the matrix products of the blocks multiply for the tokens of a batch: inputs and weights."""
+    """Inputs and weights of the blocks' matrix products for the tokens of a batch."""
     weights = [w for name, w in model.base_model.named_parameters() if w.dim() == 2 and "embed" not in name]
     tokens = sum(len(line.ids) for line in batch)
     inputs = {w.shape[1]: torch.randn(tokens, w.shape[1], dtype=w.dtype) for w in weights}
@@ -56,13 +55,13 @@ def products(model: PreTrainedModel, batch: Sequence[Line]) -> list[tuple[torch.
 
 @torch.inference_mode()
 def matmul_only(factors: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """These products and nothing else."""
+    """Compute these products and nothing else."""
     for given, weight in factors:
         torch.matmul(given, weight.t())
 
 
 def plan(reader: Reader, questions: Sequence[PromptWithAnswers], sample: int) -> tuple[list[list[Line]], float]:
-    """Evenly spaced batches of the whole plan, and how many tokens it computes for one pair."""
+    """Evenly spaced batches of those for all questions, and the number of tokens computed per pair."""
     tokens = BATCH_TOKENS["cpu"]
     lines = reader.lines(questions, tokens)
     work = list(batch_lines(lines, tokens))
@@ -77,8 +76,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=prompts)
     parser.add_argument("--output", type=Path, default=Path("results/bench/hiddens_speed.json"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=8, help="pairs a round for the one-by-one way")
-    parser.add_argument("--batches", type=int, default=2, help="batches a round for ours")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs per round, one by one")
+    parser.add_argument("--batches", type=int, default=2, help="batches per round of ours")
     given = parser.parse_args()
 
     keep_freed_memory()  # as every script of the workflow does

@@ -1,11 +1,11 @@
-"""Fit probes on all layers at once, and one layer after another, with the same optimiser and tolerance.
+"""Time to fit probes on all layers at once, and one at a time, with the same optimiser and tolerance.
 
     PYTHONPATH=workflow/scripts python bench/probes_speed.py [states.safetensors prompts.parquet] [--output file]
 
-Without states it makes some: 31 layers of 1,200 contrast pairs, 576 wide, with a spectrum that falls off like a
-language model's. `batched` is what the workflow does; `one by one` fits each layer, penalty, fold and restart as a
-problem of its own, but logistic regressions still in the layer's principal axes, which are found once; `in features` is
-the same without those axes, as elk does. All run in turns on the same machine, and must reach the same AUROC.
+Without states it generates some: 31 layers of 1,200 contrast pairs, 576 wide, with a spectrum that decays like a
+language model's. `batched` is what the workflow does; `one by one` fits each layer, penalty, fold and restart
+separately, with logistic regressions still in the layer's principal axes, which are computed once; `in features` is the
+same without those axes, as in elk. All run in turn on the same machine; the report compares their AUROC.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def logistic_batched(positive: Tensor, negative: Tensor, labels: Tensor, folds: 
 def logistic_one_by_one(
     positive: Tensor, negative: Tensor, labels: Tensor, folds: Tensor, *, in_features: bool = False
 ) -> methods.Direction:
-    """The same choice of penalty, every fit by itself."""
+    """The same choice of penalty, with separate fits."""
     weights, biases = [], []
     for layer in range(len(positive)):
         x = positive[layer : layer + 1] - negative[layer : layer + 1]
@@ -75,8 +75,8 @@ def logistic_one_by_one(
 def one_logistic(
     x: Tensor, labels: Tensor, penalty: float, inside: Tensor, axes: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One penalty on the rows `inside`, in the layer's axes as in the batch, or in the features as they are (None)."""
-    if axes is None:  # squares at which `logistic` scales nothing
+    """One penalty on the rows `inside`, in the layer's axes as in the batch, or (None) in the features themselves."""
+    if axes is None:  # mean squares for which `logistic` scales by 1
         axes = torch.eye(x.shape[-1])[None], torch.full((1, x.shape[-1]), 4 * (1 - penalty))
     problem = x[:, inside], labels[inside], torch.tensor([penalty]), torch.ones(1, int(inside.sum()))
     weight, bias, value = methods.logistic(*problem, axes=axes)

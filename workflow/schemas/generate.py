@@ -1,6 +1,6 @@
 """Write config/README.md and config.schema.json from the settings (`python workflow/schemas/generate.py`).
 
-With `--check` nothing is written, and the exit code says whether both files are what the models say.
+With `--check` nothing is written, and the exit code says whether both files are up to date.
 """
 
 import json
@@ -26,23 +26,23 @@ INTRODUCTION = """\
 
 <!-- Generated from the settings' docstrings by workflow/schemas/generate.py; `make test` compares. Do not edit. -->
 
-`config.yaml` is the quickstart, `thesis.yaml` the thesis experiment. Another file is used with
-`snakemake --configfile my.yaml`, single values are changed with `--config`. Unknown keys are refused, and everything
-is checked before the first job starts. Threads, memory and GPUs stand in `profiles/`.
+`config.yaml` is the quickstart, `thesis.yaml` the thesis experiment. Use another file with
+`snakemake --configfile my.yaml`, and override single values with `--config`. Unknown keys are refused, and everything
+is checked before the first job starts. Threads, memory and GPUs are set in `profiles/`.
 
-An editor checks a config while it is written if its first line is
+Editors check a config as you type if its first line is
 `# yaml-language-server: $schema=../workflow/schemas/config.schema.json`.
 
 Names (of models, datasets, probes, runs, suites, wordings) become parts of paths: letters, digits and `. _ = + -`.
 
-**Sweeps.** Inside `runs`, a list in the place of one value makes one run of each value, named after it:
+**Sweeps.** Inside `runs`, a list where one value is expected makes one run per value, named after it:
 `clip: [0.1, 0.2]` in the `ppo` section of `quickstart` makes `quickstart+clip=0.1` and
-`quickstart+clip=0.2`. Several lists make every combination.
+`quickstart+clip=0.2`. Several lists make all combinations.
 """
 
 
 def sections(model: type[BaseModel] = Config, at: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every section and its place in the config, e.g. `runs.<name>.ppo`, parents first."""
+    """All sections and their places in the config, e.g. `runs.<name>.ppo`, parents first."""
     yield at, model
     for key, field in model.model_fields.items():
         place = f"{at}.{key}" if at else key
@@ -61,7 +61,7 @@ def _models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
 
 
 def readme() -> str:
-    """The reference: one table a section."""
+    """The reference page, with one table per section."""
     seen: set[tuple[str, type[BaseModel]]] = set()
     pieces = [INTRODUCTION]
     for place, model in sections():
@@ -83,7 +83,7 @@ def _prose(text: str | None) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """A type as a reader of YAML knows it."""
+    """A type in the words of YAML."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _type(parts[0])
@@ -113,10 +113,10 @@ def _default(field: Any) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of the config as it is written: with sweeps, shorthands and Snakemake's own `pathvars`."""
+    """JSON Schema of the config as users write it: with sweeps, short forms and Snakemake's own `pathvars`."""
     whole = Config.model_json_schema()
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
-    whole["properties"]["pathvars"] = {"type": "object", "description": "Snakemake's: where results, logs, … go."}
+    whole["properties"]["pathvars"] = {"type": "object", "description": "Snakemake's locations of results, logs, …"}
     definitions = whole["$defs"]
     for model in {model for _, model in sections(RunSettings)}:
         swept = definitions[model.__name__]["properties"]
@@ -142,7 +142,7 @@ def _with_list(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def generated() -> dict[Path, str]:
-    """Path to content of every generated file."""
+    """Path and content of every generated file."""
     return {
         ROOT / "config" / "README.md": readme(),
         ROOT / "workflow" / "schemas" / "config.schema.json": json.dumps(schema(), indent=2, ensure_ascii=False) + "\n",

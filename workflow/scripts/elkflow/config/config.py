@@ -131,4 +131,4 @@ class Config(Settings):
 
 def _check_known(key: str, name: str, among: Collection[str]) -> None:
     if name not in among:
-        raise ValueError(f"{key}: {name!r} is not among {', '.join(among) or 'the known ones: there are none'}")
+        raise ValueError(f"{key}: {name!r} is not among {', '.join(among) or 'those defined (none)'}")

@@ -103,7 +103,7 @@ class PPOSettings(Settings):
     weight_decay: NonNegativeFloat = 0.0
     """Weight decay of AdamW, on all trained parameters."""
     max_gradient_norm: PositiveFloat | None = 1.0
-    """Gradient-norm clipping threshold; unset: no clipping."""
+    """Gradient-norm clipping threshold; null: no clipping."""
 
     # amounts
     steps: PositiveInt | None = None
@@ -125,7 +125,7 @@ class PPOSettings(Settings):
     clip: PositiveFloat = 0.2
     """Probability ratios (new to old policy) are clipped to 1 ± this."""
     value_clip: PositiveFloat | None = 0.2
-    """Values are clipped to within this distance of the rollout's; unset: no clipping."""
+    """Values are clipped to within this distance of the rollout's; null: no clipping."""
     value_coefficient: NonNegativeFloat = 0.1
     """Weight of the value loss."""
     entropy_coefficient: NonNegativeFloat = 0.0

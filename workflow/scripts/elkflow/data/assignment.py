@@ -257,11 +257,11 @@ def _quota(size: int, labels: int, strata: int, paired: bool) -> np.ndarray:
 
 
 def _shortage(counts: np.ndarray, sizes: Sequence[tuple[str, Size]], unit: int, groups: int, stratified: bool) -> str:
-    asked = " + ".join(f"{size} {name}" for name, size in sizes)
+    wanted = " + ".join(f"{size} {name}" for name, size in sizes)
     names = ", ".join(f"split.{name}" for name, _ in sizes)
     have = f"{int(counts.sum()) * unit} usable rows in {groups} groups"
     labelled = f" ({' / '.join(map(str, counts))} by label)" if stratified else ""
-    return f"{names}: {asked} rows are more than {have}{labelled} can give"
+    return f"{names}: {wanted} rows are more than {have}{labelled} can give"
 
 
 def _first_of_each(keys: RowKeys, seed: int) -> np.ndarray:

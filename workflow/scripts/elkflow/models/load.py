@@ -68,7 +68,7 @@ def load_model(
     Raises:
         UserError: the folder has no readable checkpoint, or the checkpoint lacks weights of its architecture.
     """
-    family = kind or _model_kind(folder)
+    family = kind or model_kind(folder)
     device = default_device()
     compute = compute_dtype(dtype, device)
     options: dict[str, Any] = {"dtype": compute}
@@ -95,9 +95,6 @@ def load_model(
     if missing := sorted(name for name in report["missing_keys"] if "pooler" not in name):
         raise UserError(f"{folder}: the checkpoint lacks {len(missing)} of the model's weights, first {missing[0]}")
     return (model if "device_map" in options else model.to(device)).eval()
-
-
-_model_kind = model_kind  # load_model has an argument of that name
 
 
 def default_device() -> torch.device:

@@ -122,8 +122,8 @@ def _render_rows(
             text = question.text + ("" if question.text[-1].isspace() else " ") + answer
             seen = {"text": text, "question": question.text, "answer": answer, "label": int(index == question.label)}
             name = f"{row['id']}#{index}"
-            judged = render_question(template, seen, None, f"{path}: {name}")
-            yield {"id": name, "group": row["group"], "question_id": row["id"], "answer_index": index}, judged
+            about_answer = render_question(template, seen, None, f"{path}: {name}")
+            yield {"id": name, "group": row["group"], "question_id": row["id"], "answer_index": index}, about_answer
 
 
 def choose_shown_answers(question: RenderedQuestion, which: str, coin: random.Random) -> list[int]:

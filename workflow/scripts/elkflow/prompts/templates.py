@@ -64,7 +64,7 @@ def _size(value: Any) -> int:
 
 
 def _environment() -> jinja2.Environment:
-    # promptsource's additions to Jinja, without the filter `choice`, which is random.
+    # What promptsource's templates use beyond Jinja; its filter `choice` is left out, as it is random.
     environment = _Environment(undefined=jinja2.StrictUndefined)
     environment.globals["zip"] = zip
     environment.filters["most_frequent"] = _most_frequent
@@ -177,7 +177,7 @@ def load_template(name: str) -> Template:
 
 
 def locate_template(name: str) -> tuple[Path, str | None]:
-    """File and template name behind `file`, `file:template name` or a path ending in .yaml."""
+    """File and template name of `file`, `file:template name` or a path ending in .yaml."""
     file, _, wanted = name.partition(":")
     return (Path(file) if file.endswith((".yaml", ".yml")) else PROMPTS / f"{file}.yaml"), wanted or None
 
