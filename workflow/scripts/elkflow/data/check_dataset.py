@@ -44,9 +44,9 @@ def check_dataset(settings: DatasetSettings) -> None:
         fields = set(SCHEMA.names) if settings.columns is None else set(settings.columns)
         sizes = {name: int(getattr(settings.split, name)) for name in SPLITS if getattr(settings.split, name) != "rest"}
         if sum(-(-size // rows_per_country()) for size in sizes.values()) > len(facts):
-            wanted = " + ".join(f"{size} {name}" for name, size in sizes.items())
+            given = " + ".join(f"{size} {name}" for name, size in sizes.items())
             raise UserError(
-                f"split: {wanted} rows are more than {len(facts)} countries give ({rows_per_country()} each)"
+                f"split: {given} rows are more than {len(facts)} countries give ({rows_per_country()} each)"
             )
     elif settings.path is not None:
         fields = _check_local_files(settings)
