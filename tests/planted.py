@@ -19,9 +19,8 @@ CONVENTION = "hidden_states: 0 embeddings, i output of block i, last after the f
 def pair_states(labels, *, layers=3, width=16, truth=2.0, distractor=0.0, noise=1.0, seed=0, layer=1):
     """States [L, N, 2, D] of N pairs.
 
-    On `layer` the member that ends in the right answer is moved by +truth along the first axis, the other by −truth.
-    On every layer a feature of the question that has nothing to do with truth moves the pair's members apart along the
-    second axis, by ±distractor.
+    On `layer` the member with the right answer is moved by +truth along the first axis, the other by −truth. On every
+    layer a feature of the question unrelated to truth moves the pair's members by ±distractor along the second axis.
     """
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)

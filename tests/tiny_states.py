@@ -18,14 +18,14 @@ YES_NO = ["No", "Yes"]
 
 
 def sentences(count, seed=0, longest=12):
-    """Random prompts, some of which open alike, some twice."""
+    """Random prompts, some with a shared prefix, some repeated."""
     rng = random.Random(seed)
     openings = [" ".join(rng.choices(WORDS, k=rng.randint(1, longest))) for _ in range(max(1, count // 3))]
     return [f"{rng.choice(openings)} {' '.join(rng.choices(WORDS, k=rng.randint(0, 3)))}".strip() for _ in range(count)]
 
 
 def plainly(model, tokenizer, prompts, answers):
-    """States [L, N, A, D] and log-probabilities [N, A], one text at a time, by the book."""
+    """States [L, N, A, D] and log-probabilities [N, A], from one forward pass per text."""
     states, scores = [], []
     for prompt, texts in zip(prompts, answers, strict=True):
         for answer in texts:

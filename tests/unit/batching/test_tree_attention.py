@@ -30,7 +30,7 @@ def test_windows_show_every_token_its_ancestors_and_nothing_else(prompts, size):
             ancestors.append(parent)
             parent = line.parent[parent]
         assert sorted(looks_at) == sorted(ancestors)
-    assert seen.any(-1).all(), "no softmax is over nothing"
+    assert seen.any(-1).all(), "no softmax is over an empty set"
 
 
 def test_windows_are_narrow_however_long_the_line_is():

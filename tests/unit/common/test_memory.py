@@ -1,4 +1,4 @@
-"""Freed memory is used again without the kernel; what is asked of it comes in large pages."""
+"""Freed memory is reused without the kernel, and new memory comes in large pages."""
 
 import os
 import subprocess

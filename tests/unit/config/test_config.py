@@ -1,4 +1,4 @@
-"""What a config may say: sweeps, references between sections, and one clear message for everything else."""
+"""Valid configs: sweeps and references between sections; invalid ones: one clear message each."""
 
 import copy
 import importlib.util
@@ -34,7 +34,7 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture
 def raw(tmp_path):
-    """A small valid config over files of its own; the model's folder is not there, nothing here needs it."""
+    """A small valid config with files of its own; the model's folder does not exist, as no test here needs it."""
     rows().to_csv(tmp_path / "rows.csv", index=False)
     for kind in ("plain", "other"):
         (tmp_path / f"{kind}.yaml").write_text(TEMPLATE.format(kind=kind))
@@ -169,9 +169,17 @@ WRONG = [
     ("evaluation.suites", {"a/b": {"wordings": ["plain"]}}, "evaluation/suites: 'a/b' is not a valid name"),
     ("datasets", {"a\nb": {"facts": {}}}, "datasets"),
     # paths that Snakemake would read as patterns
-    ("models.small.path", "models/{wildcards.x}", "models.small.path: a path must not hold braces"),
-    ("datasets.rows.path", "rows\n.csv", "datasets.rows.path: a path must not hold braces (Snakemake's wildcards) or"),
-    ("datasets.rows.wordings.plain", "t{x}.yaml", "datasets.rows.wordings.plain.template: a path must not hold braces"),
+    ("models.small.path", "models/{wildcards.x}", "models.small.path: a path must not contain braces"),
+    (
+        "datasets.rows.path",
+        "rows\n.csv",
+        "datasets.rows.path: a path must not contain braces (Snakemake's wildcards) or",
+    ),
+    (
+        "datasets.rows.wordings.plain",
+        "t{x}.yaml",
+        "datasets.rows.wordings.plain.template: a path must not contain braces",
+    ),
     # values out of range or of the wrong kind
     ("runs.run.ppo.steps", 0, "runs.run.ppo.steps: Input should be greater than 0 (got 0)"),
     ("runs.run.ppo.steps", "many", "runs.run.ppo.steps: Input should be a valid integer"),

@@ -91,7 +91,7 @@ def test_mutants_of_a_shipped_config(name, tmp_path, monkeypatch):
 
 
 def strategy(schema: dict, whole: dict) -> st.SearchStrategy:
-    """Values after a JSON schema, every hundredth or so replaced by junk."""
+    """Values drawn from a JSON schema, about one in a hundred replaced by junk."""
     fitting: st.SearchStrategy
     if "$ref" in schema:
         return st.deferred(lambda: strategy(whole["$defs"][schema["$ref"].rsplit("/", 1)[1]], whole))

@@ -11,7 +11,7 @@ from elkflow.prompts.render_prompts import render_prompts
 
 
 def test_the_published_counts_come_out_on_a_stand_in_file(tmp_path):
-    """They depend on row numbers and seeds only, so made-up rows do."""
+    """They depend only on row numbers and seeds, so made-up rows suffice."""
     paths = {}
     for part, count in (("train", 104_743), ("val", 5_463)):
         numbers = range(count)

@@ -1,4 +1,4 @@
-"""Dealing rows: disjoint, exact, balanced, and blind to the order of rows."""
+"""Assignment of rows to splits: disjoint, exact, balanced, and independent of the order of rows."""
 
 import subprocess
 import sys
@@ -155,7 +155,7 @@ def test_val_wins_a_duplicate():
     assert not set(train.text[dealt.rows["train"]]) & set(val.text)
 
 
-# --- the thesis's recipe ---
+# --- the thesis recipe ---
 
 
 def test_thesis_counts_are_the_published_ones():

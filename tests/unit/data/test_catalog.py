@@ -1,4 +1,4 @@
-"""The catalog: every entry run on a small file of the hub dataset's schema, through the code that real rows take."""
+"""The catalog: every entry on a small file with the hub dataset's schema, through the same code as real rows."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The built-in questions: balanced, well-formed, and not to be solved by comparing words."""
+"""The built-in questions: balanced, well-formed, and not solvable by word overlap."""
 
 import random
 import re
@@ -85,7 +85,7 @@ def test_comparing_words_does_not_solve_it(rows):
 
 
 def test_the_question_alone_does_not_tell(rows):
-    """Every question is asked about as often where it is right as where it is wrong."""
+    """Every question is right about as often as it is wrong."""
     for relation, wordings in QUESTIONS.items():
         asked = [row for row in rows if row["relation"] == relation]
         share = sum(row["label"] for row in asked) / len(asked)

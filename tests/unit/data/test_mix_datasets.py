@@ -1,4 +1,4 @@
-"""Mixtures: every row once and traceable, members in turn, and figures for each of them."""
+"""Mixtures: every row once and traceable, members interleaved, and metrics of each member."""
 
 import copy
 
@@ -24,7 +24,7 @@ SPLITS = ("train", "ppo", "val")
 
 
 def member(folder, name, sizes, facts=None, settings=None, **columns):
-    """A folder of split files and their manifest; text columns are made of row numbers."""
+    """A folder of split files and their manifest, with text columns made from row numbers."""
     rows = {}
     for split, size in zip(SPLITS, sizes, strict=True):
         table = {"id": [f"{split}-{n}" for n in range(size)], "group": [f"g{split}{n // 2}" for n in range(size)]}
@@ -66,7 +66,7 @@ def test_every_row_is_there_once_in_its_members_order(tmp_path):
 
 
 def test_a_member_can_be_cut_out_again(tmp_path, config):
-    """From the files, by the column that tells members apart; in a config by its name, beside the mixture."""
+    """From the files, by the column of member names; in a config by its name, next to the mixture."""
     rows = member(tmp_path, "a", (50, 40, 10), text=lambda n: f"a {n}")
     member(tmp_path, "b", (30, 10, 10), text=lambda n: f"b {n}")
     for split, table in run(tmp_path, ["a", "b"]).items():
@@ -115,7 +115,7 @@ def test_a_missing_or_damaged_member_is_named(tmp_path):
 
 
 def test_a_probe_is_reported_on_each_member(tmp_path):
-    """The truth is planted in one half of the rows only, which is one of two datasets."""
+    """The truth is planted in only half of the rows, one of two datasets."""
     splits = []
     for seed, (name, size) in enumerate((("train", 320), ("val", 240))):
         labels = labels_of(size, seed)
@@ -151,9 +151,9 @@ def test_a_mixture_has_the_wordings_that_all_have(config):
         ({"both": {"mixture": ["rivers", "rivers"]}}, "name at least two datasets, each once"),
         ({"both": {"mixture": ["rivers", "seas"]}}, "datasets.both.mixture: 'seas' is not among countries, rivers"),
         ({"both": {"mixture": ["rivers", "both"]}}, "datasets.both.mixture: 'both' is not among countries, rivers"),
-        ({"both": {"mixture": ["countries", "rivers"], "label": "y"}}, "'label' belongs to the datasets that it joins"),
+        ({"both": {"mixture": ["countries", "rivers"], "label": "y"}}, "'label' belongs to the datasets it joins"),
         ({"both": {"mixture": ["countries", "rivers"], "path": "a.csv"}}, "(found path and mixture)"),
-        ({"rivers": {"wordings": {"other": "qnli_training"}}}, "its datasets have no wording (of the same name)"),
+        ({"rivers": {"wordings": {"other": "qnli_training"}}}, "its datasets have no wording of the same name"),
         ({"rivers": {"wordings": {}}}, "wordings: give at least one"),
         (
             {"rivers": {"wordings": {"training": {"template": "truthfulness:truthful", "about": "qnli_training"}}}},

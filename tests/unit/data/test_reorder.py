@@ -1,4 +1,4 @@
-"""Streams of rows put into another order on disk."""
+"""Streams of rows reordered on disk."""
 
 import subprocess
 import sys

@@ -36,7 +36,7 @@ NAMES = [f"row {index}" for index in range(len(PROMPTS))]
 
 
 def closing_tokenizer(opening=False):
-    """The tiny tokenizer as T5 has it (a closing token), or as BERT has it (an opening one as well)."""
+    """The tiny tokenizer with a closing token as in T5 or, with `opening`, an opening token too as in BERT."""
     tokenizer = tiny_tokenizer(chat=False)
     template = "<s> $A </s>" if opening else "$A </s>"
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -196,7 +196,7 @@ def test_families_are_told_apart_and_loaded(tmp_path):
 
 @pytest.mark.parametrize("spread", ["auto", "balanced", "sequential"])
 def test_device_maps_load_and_read_the_same(tmp_path, spread):
-    """Without GPUs there is one place for all layers, so this shows that the setting is taken, not that it spreads."""
+    """Without GPUs all layers are on one device, so this shows that the setting is accepted, not that it splits."""
     tokenizer = tiny_tokenizer()
     save_tiny_model(tmp_path / "model", layers=2)
     placed = load_model(tmp_path / "model", dtype="float32", device_map=spread)

@@ -1,4 +1,4 @@
-"""Models arrive whole, checked and without anything that runs, or not at all."""
+"""Models arrive complete, checked and without code, or not at all."""
 
 import json
 import os
@@ -108,7 +108,7 @@ def test_links_of_the_hub_cache_become_files_and_links_elsewhere_are_refused(sou
         (lambda f: [file.unlink() for file in f.glob("tokenizer*")], "not a readable tokenizer"),
         (lambda f: edit(f / "config.json", auto_map={"AutoModel": "code.Model"}), "trust_remote_code: true"),
         (lambda f: edit(f / "tokenizer_config.json", auto_map={"AutoTokenizer": ["c.T", None]}), "trust_remote_code"),
-        (lambda f: edit(f / "config.json", architectures=["ViTModel"], model_type="vit"), "not a text model"),
+        (lambda f: edit(f / "config.json", architectures=["ViTModel"], model_type="vit"), "not a supported text model"),
         (lambda f: index_shards(f, "model-00001-of-00002.safetensors"), "no model-00001-of-00002.safetensors"),
         (lambda f: index_shards(f, "../../etc/passwd"), "contains no ../../etc/passwd"),
     ],
@@ -226,7 +226,7 @@ def test_file_that_is_no_gguf_is_refused(tmp_path, index):
 
 
 def write_gguf(file: Path, model, tokenizer):
-    """The model in GGUF, fp32, with a byte-pair tokenizer over the same words."""
+    """The model as a float32 GGUF file, with a byte-pair tokenizer of the same words."""
     import gguf
 
     config = model.config

@@ -31,7 +31,7 @@ def test_kinds(tmp_path, config, expected):
 
 def test_what_is_no_text_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"], "model_type": "vit"}')
-    with pytest.raises(UserError, match="ViTModel is not a text model"):
+    with pytest.raises(UserError, match="ViTModel is not a supported text model"):
         model_kind(tmp_path)
 
 

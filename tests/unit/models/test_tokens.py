@@ -10,7 +10,7 @@ from elkflow.models.tokens import encode_answer, encode_prompt, load_tokenizer, 
 
 
 def metaspace_tokenizer(decoder=True):
-    """Like sentencepiece it puts a space before every text; Llama's opens with BOS, T5's closes with EOS."""
+    """Like SentencePiece it prepends a space to every text; Llama's starts with BOS, T5's ends with EOS."""
     pieces = ["<unk>", "<s>", "</s>", "▁", "Yes", "▁Yes", "No", "▁No", ":", "▁:", "▁is", "▁it", "?"]
     core = Tokenizer(models.Unigram([(piece, -float(len(piece) == 1)) for piece in pieces], unk_id=0))
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)

@@ -17,7 +17,7 @@ def test_controls_are_reported_with_the_lead_over_each(whole):
 
 
 def test_an_untrained_models_states_are_a_control(tmp_path):
-    """Here they know as much as the trained model's, so the probe leads by nothing and is refused."""
+    """Here they know as much as the trained model's, so the probe has no lead and is refused."""
     splits = made(tmp_path / "trained")
     twins = made(tmp_path / "fresh")
     paths = {

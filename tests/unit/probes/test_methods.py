@@ -1,4 +1,4 @@
-"""Probes on states with a known answer: a planted truth direction, and a stronger one that is none."""
+"""Probes on states with a known answer: a planted truth direction, and a stronger distractor."""
 
 import math
 
@@ -25,7 +25,7 @@ def normal(states):
 
 
 def aurocs(direction, positive, negative, labels=LABELS):
-    """AUROC on each layer, the sign left open."""
+    """AUROC on each layer, of either sign."""
     odds = torch.einsum("lnd,ld->ln", positive - negative, direction.weight) + direction.bias[:, None]
     values = np.array([auroc(layer.numpy(), labels) for layer in odds])
     return np.maximum(values, 1 - values)

@@ -10,7 +10,7 @@ from elkflow.common.errors import UserError
 
 
 def asked_with(split, folder, template, chat=True):
-    """The split's prompts in a folder named as rendering names it, with the manifest that it leaves there."""
+    """The split's prompts in a folder as `render_prompts` makes it, with its manifest."""
     file = folder / "made_up" / "plain" / "ppo.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(split.prompts[0].read_bytes())

@@ -26,7 +26,7 @@ def test_the_planted_layer_is_found(whole):
 
 
 def test_scores_are_those_of_the_stored_formula(whole):
-    """probe.safetensors alone, by the formula of its docstring, gives the log-odds the report was made from."""
+    """probe.safetensors alone, by the formula in `Probe`, gives the reported log-odds."""
     _, (_, val), folder = whole
     numbers, states = load_file(folder / "probe.safetensors"), load_file(val.states[0])["layers.1"]
     normal = (states - numbers["mean"][0]) / numbers["scale"][0]
@@ -70,7 +70,7 @@ def test_selection_labels_change_no_weight(tmp_path):
 
 
 def test_the_chosen_layer_is_fitted_again_on_all_of_train(tmp_path):
-    """Half as much again to learn from; the layer and the figures it was chosen by stay as they were."""
+    """More rows to fit on; the layer and the metrics it was selected by do not change."""
     splits = made(tmp_path, sizes=(120, 400), truth=0.5, width=32)
     options = {"methods": ["lda"], "selection": 0.5, "allow_weak_probe": True}
     first, second = (
@@ -83,7 +83,7 @@ def test_the_chosen_layer_is_fitted_again_on_all_of_train(tmp_path):
 
 
 def test_the_models_own_answers_can_give_the_sign(tmp_path):
-    """A model that answers the wrong way round turns an unsupervised probe the wrong way round, labels or not."""
+    """With `sign: model`, a model with inverted answers inverts an unsupervised probe, whatever the labels."""
     found = {}
     for name, direction in (("right", 1.0), ("wrong", -1.0)):
         folder = tmp_path / name

@@ -13,7 +13,7 @@ from elkflow.common.files import read_json
 
 
 def test_transfer_distinguishes_a_shared_direction_from_a_private_one(whole, tmp_path):
-    """Truth on another axis does not transfer; a shift of all states does no harm under the target's own mean."""
+    """Truth on another axis does not transfer; a shift of all states is removed by the target's own mean."""
     _, (_, val), probe = whole
     labels = labels_of(120, 9)
     elsewhere = write_split(tmp_path / "elsewhere", "val", labels, pair_states(labels, seed=9).roll(5, dims=-1))

@@ -1,4 +1,4 @@
-"""Promptsource's templates, read as they are."""
+"""promptsource's templates, read unchanged."""
 
 import re
 
@@ -83,7 +83,7 @@ def test_promptsources_helpers():
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\ue000\r"), max_size=40))
 def test_whatever_the_data_holds_comes_out_as_it_was(text):
-    """Bars, braces and quotes of the data are text, never template."""
+    """Bars, braces and quotes in the data are text, never template."""
     template = Template("t", "[{{x}}] ||| <{{x}}>", "<{{x}}> ||| other")
     question, right, answers = template.render({"x": text})
     assert question == f"[{text}]"
@@ -121,7 +121,7 @@ def test_a_missing_column_is_an_error():
         ("just words", "not a promptsource template file"),
         ("templates: {a: !Template {name: a}}", "not a promptsource template file ('jinja')"),
         ("templates: {a: !Template {name: a, jinja: '{% if %}'}}", "template 'a' is not valid Jinja"),
-        ("templates: {a: !Template {name: a, jinja: x}, b: !Template {name: b, jinja: y}}", "holds 'a', 'b'; name one"),
+        ("templates: {a: !Template {name: a, jinja: x}, b: !Template {name: b, jinja: y}}", "has 'a', 'b'; give one"),
         ("templates: {a: !!python/object/apply:os.system ['true']}", "not a promptsource template file"),
     ],
 )
@@ -136,7 +136,7 @@ def test_bad_files_are_named(tmp_path, text, message):
 def test_a_template_that_is_not_there(old):
     with pytest.raises(UserError, match=r"template 'nowhere': no file .*qnli_training"):
         load_template("nowhere")
-    with pytest.raises(UserError, match="holds 'all', 'based'"):
+    with pytest.raises(UserError, match="has 'all', 'based'"):
         load_template(f"{old}:every")
 
 
