@@ -8,11 +8,8 @@ import numpy as np
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_table, write_table
-from elkflow.common.manifests import check_against_manifests, check_manifest, write_manifest
-from elkflow.probes import saved_probe
-from elkflow.probes.contrast_pairs import ContrastPairs
-from elkflow.probes.prompt_match import check_prompt_format
-from elkflow.rewards.score_answers import pair_log_odds, reward_table
+from elkflow.common.manifests import write_manifest
+from elkflow.rewards.score_answers import pair_log_odds, read_probe_and_pairs, reward_table
 
 
 @dataclass(frozen=True)
@@ -20,22 +17,18 @@ class Arguments:
     """Make the reward table of a split."""
 
     probe: Path  # folder
-    prompts: list[Path]  # one a wording that the probe reads
+    prompts: list[Path]  # one per wording that the probe reads
     states: list[Path]
     lineage: list[Path]  # manifests of the probe and of the states
     rewards: Path
     manifest: Path
-    shards: list[Path] = field(default_factory=list)  # log-odds scored elsewhere, in the order of the rows
+    shards: list[Path] = field(default_factory=list)  # log-odds computed by score_shard, in the order of the rows
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Read probe and pairs, score, write table and manifest."""
+    """Write the reward table and its manifest."""
     arguments = parse(Arguments, argv)
-    check_manifest(arguments.probe / "manifest.json")
-    check_against_manifests(*arguments.prompts, *arguments.states)
-    probe = saved_probe.load_probe(arguments.probe)
-    check_prompt_format(probe, arguments.probe, arguments.prompts[0])
-    pairs = ContrastPairs.read(arguments.prompts, arguments.states, labelled=False)
+    probe, pairs = read_probe_and_pairs(arguments.probe, arguments.prompts, arguments.states)
     if arguments.shards:
         odds = np.concatenate([read_table(path, ["log_odds"])["log_odds"].to_numpy() for path in arguments.shards])
     else:
@@ -48,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         inputs={"/".join(path.parts[-4:]): path for path in arguments.lineage},
         **facts,
     )
-    logging.getLogger("elkflow").info("%d questions; picking the higher reward is right in %s", len(table), facts)
+    logging.getLogger("elkflow").info("%d questions, gold ceiling %s", len(table), facts["gold_ceiling"])
 
 
 if __name__ == "__main__":

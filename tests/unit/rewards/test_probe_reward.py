@@ -1,4 +1,4 @@
-"""Reward models as callables: looked up, computed online, and as TRL calls them."""
+"""Reward models computed on the fly give the rewards of the table."""
 
 import json
 from pathlib import Path
@@ -19,26 +19,11 @@ from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo.train_ppo import reward_source
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
-from elkflow.rewards import lookup, probe_reward
+from elkflow.rewards import probe_reward
 from elkflow.rewards.score_answers import pair_log_odds, reward_table
 
 PROMPTS = [f"is {name} the capital of {country} ?" for name in ("paris", "rome") for country in ("france", "italy")]
 ANSWERS = ["No", "Yes"]
-
-
-def test_a_table_answers_for_allowed_responses():
-    table = lookup.TableRewards(["a", "b"], [[" No", " Yes"], ["No", "Yes"]], [[0.2, 0.8], [0.9, 0.1]], invalid=-1.0)
-    found = table(["a", "a", "b", "b"], [" Yes", "No", "Yes ", "Maybe"])
-    assert found.tolist() == pytest.approx([0.8, 0.2, 0.1, -1.0])
-    assert found.dtype == torch.float32
-    with pytest.raises(UserError, match="the reward table has no prompt 'c'"):
-        table(["c"], ["Yes"])
-
-
-def test_a_table_that_contradicts_itself_is_refused():
-    lookup.TableRewards(["a", "a"], [ANSWERS] * 2, [[0.2, 0.8]] * 2)
-    with pytest.raises(UserError, match="a prompt occurs twice with different rewards: 'a'"):
-        lookup.TableRewards(["a", "a"], [ANSWERS] * 2, [[0.2, 0.8], [0.3, 0.7]])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +65,7 @@ def world(tmp_path_factory):
     return folder / "probes" / "truth", split, ContrastPairs.read(split.prompts, split.states)
 
 
-def test_five_lines_outside_the_workflow_give_the_table_of_the_workflow(world):
+def test_rewards_computed_on_the_fly_are_those_of_the_table(world):
     folder, _, pairs = world
     table, _ = reward_table(pairs, pair_log_odds(saved_probe.load_probe(folder), pairs))
     expected = np.stack(table.to_pandas()["rewards"])
@@ -94,7 +79,7 @@ def test_five_lines_outside_the_workflow_give_the_table_of_the_workflow(world):
 
 
 def test_a_run_can_be_rewarded_online(world, tmp_path, monkeypatch):
-    """The module of docs/how-to.md, named in the config, gives what the table gives."""
+    """The module shown in docs/how-to.md, named in the config."""
     folder, _, pairs = world
     (tmp_path / "online.py").write_text(
         f"from elkflow.rewards.probe_reward import load\n\nprobe = load({str(folder)!r})\n"
@@ -104,19 +89,6 @@ def test_a_run_can_be_rewarded_online(world, tmp_path, monkeypatch):
     expected = probe_reward.load(folder)(pairs.prompts, ["Yes", "No", "maybe", "No"])
     assert torch.equal(reward(pairs.prompts, ["Yes", "No", "maybe", "No"]), expected)
     assert expected[2] == -1.0
-
-
-def test_trl_calls_it_with_keywords_and_conversations(world):
-    folder, _, pairs = world
-    reward = probe_reward.load(folder)
-    function = probe_reward.for_trl(reward)
-    plain = function(prompts=pairs.prompts, completions=["Yes"] * 4, completion_ids=[[1]] * 4, label=[0] * 4)
-    assert plain == pytest.approx(reward(pairs.prompts, ["Yes"] * 4).tolist())
-    spoken = function(
-        prompts=[[{"role": "user", "content": text}] for text in pairs.prompts],
-        completions=[[{"role": "assistant", "content": "Yes"}]] * 4,
-    )
-    assert spoken == pytest.approx(plain)
 
 
 def moved(folder: Path, target: Path, **changes) -> Path:
@@ -130,7 +102,7 @@ def moved(folder: Path, target: Path, **changes) -> Path:
 
 
 def test_a_question_about_answers_takes_any_response(world, tmp_path):
-    """The stored template is rendered around question and response; what the probe reads is that text."""
+    """Question and response are rendered into the stored template, and the probe reads that text."""
     folder, *_ = world
     template = {
         "name": "truthful",
@@ -178,7 +150,7 @@ def test_a_folder_that_cannot_score_texts_says_why(world, tmp_path, changes, mes
 
 
 def test_nothing_is_ever_unpickled(world, tmp_path):
-    """A pickle in the place of the probe is refused as it is, and its code does not run."""
+    """A pickle in place of the probe is refused unread: its code does not run."""
     folder, *_ = world
     target = moved(folder, tmp_path / "copy")
     marker = tmp_path / "ran"

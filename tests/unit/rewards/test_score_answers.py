@@ -97,5 +97,5 @@ def test_rows_about_answers_become_rewards_of_questions(whole, tmp_path):
 
 def test_a_question_without_all_its_answers_is_named(whole, tmp_path):
     split, _ = about_answers(tmp_path, drop=(5,))
-    with pytest.raises(UserError, match="question q2 has no row about its answer 1; rewards need a wording with"):
+    with pytest.raises(UserError, match="question q2 has no row for answer 1; rewards need a wording with"):
         score(tmp_path, whole[2], split)

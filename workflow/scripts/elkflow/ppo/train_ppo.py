@@ -184,7 +184,7 @@ def reward_source(name: str, table: Path, questions: Questions, invalid: float) 
     """
     if name == "table":
         return table_rewards(table, questions, invalid)
-    return custom.load(name)
+    return custom.load_function(name)
 
 
 def check_trackers(trackers: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Functions of the user's own that the config names as `module:function`, looked for in the working folder first."""
+"""Reward functions of the user, named `module:function` in the config; the working folder is searched first."""
 
 import importlib
 import importlib.util
@@ -12,7 +12,7 @@ from elkflow.common.errors import UserError
 
 
 def source_files(name: str) -> list[str]:
-    """The file that `module:function` comes from, as an input of what calls it; nothing for a name without a colon.
+    """The file that defines `module:function`, an input of the rule that calls it; empty for a name without a colon.
 
     Raises:
         UserError: there is no such module.
@@ -30,11 +30,11 @@ def source_files(name: str) -> list[str]:
     return [found.origin]
 
 
-def load(name: str) -> Callable[..., Any]:
-    """The function behind `module:function`.
+def load_function(name: str) -> Callable[..., Any]:
+    """Import `module:function`.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: the import fails.
     """
     module, _, function = name.partition(":")
     try:
@@ -46,6 +46,7 @@ def load(name: str) -> Callable[..., Any]:
 
 @contextmanager
 def _working_folder() -> Iterator[None]:
+    """Search the working folder for modules first."""
     sys.path.insert(0, str(Path.cwd()))
     try:
         yield

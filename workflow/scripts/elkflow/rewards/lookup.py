@@ -1,4 +1,4 @@
-"""Rewards looked up in a table."""
+"""Rewards looked up in a table that was scored before training."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from elkflow.common.errors import UserError
 
 
 class TableRewards:
-    """Rewards looked up: every prompt with each allowed answer was scored beforehand."""
+    """Reward of each allowed answer to each prompt, from a table."""
 
     def __init__(
         self,
@@ -19,10 +19,10 @@ class TableRewards:
         invalid: float = -1.0,
     ) -> None:
         """Args:
-            prompts: texts as the policy sees them, N.
-            answers: allowed answers of each prompt, N lists of A.
-            rewards: reward of each, N lists of A.
-            invalid: reward of any other response.
+            prompts: N prompts, as the policy sees them.
+            answers: A allowed answers per prompt, [N][A].
+            rewards: reward of each answer, [N][A].
+            invalid: reward of every other response.
 
         Raises:
             UserError: a prompt occurs twice with different rewards.
@@ -35,7 +35,7 @@ class TableRewards:
                 raise UserError(f"a prompt occurs twice with different rewards: {prompt[:200]!r}")
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """Reward of each response [B] float32; spaces around a response do not matter.
+        """Rewards [B], float32; whitespace around a response is ignored.
 
         Raises:
             UserError: a prompt is not in the table.

@@ -1,4 +1,4 @@
-"""Reward models: from (prompt, response) texts to the probability that the response is right."""
+"""A probe as a reward model: from prompts and responses to the probability that each response is right."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from elkflow.rewards.lookup import TableRewards
 
 
 class ProbeRewards:
-    """Rewards computed: the frozen model reads the prompt, and the probe its hidden states.
+    """Rewards computed on the fly: the frozen model reads the prompt, the probe reads its hidden states.
 
-    A probe fitted on questions answers for its two answers; any other response gets `invalid`. A probe fitted on
-    questions about answers (is this text truthful?) answers for any response: its template is rendered around it.
+    A probe fitted on questions scores its two answers; any other response gets `invalid`. A probe fitted on questions
+    about answers (is this text truthful?) scores any response, which is rendered into the probe's template.
     """
 
     def __init__(self, probe: Probe, model: Any, tokenizer: Any, kind: Any, invalid: float = -1.0) -> None:
@@ -26,9 +26,9 @@ class ProbeRewards:
             model, tokenizer, kind: as `elkflow.models.load` loads them.
 
         Raises:
-            UserError: the model's layers are not the probe's, or the probe's answers differ from row to row.
+            UserError: the model's width is not the probe's, or the probe's answers differ from row to row.
         """
-        # models and hiddens import transformers, which table look-ups do without
+        # these import transformers, which table look-ups do without
         from elkflow.hiddens.reader import Reader
         from elkflow.models.tokens import special_tokens
 
@@ -38,15 +38,15 @@ class ProbeRewards:
         self.probe, self.tokenizer, self.kind, self.invalid = probe, tokenizer, kind, invalid
         closing = special_tokens(tokenizer)[1] if kind == "encoder" else []
         self.reader = Reader(model, kind, position=probe.facts["position"], closing=closing)
-        self.checked = False  # whether the reader suits the model, which takes texts to find out
-        self.about = _about(probe.facts, tokenizer)
+        self.checked = False  # whether the reader was tried on the model, which takes texts
+        self.statement = _statement_renderer(probe.facts, tokenizer)
         if probe.facts["answers"] is None:
             raise UserError("the probe was fitted on answers that differ from row to row; use its reward table")
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """Reward of each response [B] float32."""
-        if self.about is not None:
-            asked = [self.about(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        """Rewards [B], float32."""
+        if self.statement is not None:
+            asked = [self.statement(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
             return torch.sigmoid(self.log_odds(asked))
         unique = list(dict.fromkeys(prompts))
         answers = self.probe.facts["answers"]
@@ -55,7 +55,7 @@ class ProbeRewards:
         return table(prompts, responses)
 
     def log_odds(self, prompts: Sequence[str]) -> Tensor:
-        """Log-odds [N] float32 of the probe's second answer to each prompt, given as the frozen model is to read it."""
+        """Log-odds [N], float32, of the probe's second answer to each prompt, fed to the model unchanged."""
         from elkflow.batching.prefix_tree import batch_lines
         from elkflow.hiddens.reader import BATCH_TOKENS, choose_layout
         from elkflow.hiddens.tokenise import tokenise_prompts
@@ -76,15 +76,15 @@ class ProbeRewards:
 
 
 def load(folder: Path | str, model: Path | str | None = None, *, trust_remote_code: bool = False) -> ProbeRewards:
-    """The reward model in `folder`, ready to be called: `load(folder)(prompts, responses)`.
+    """Load the reward model in `folder`; call it as `load(folder)(prompts, responses)`.
 
     Args:
-        folder: holds probe.safetensors and probe.json.
-        model: checkpoint of the frozen model; unset: where probe.json says it was, seen from the folder.
-        trust_remote_code: allow the checkpoint's own code; never taken from the folder.
+        folder: with probe.safetensors and probe.json.
+        model: checkpoint of the frozen model; by default the path in probe.json, relative to the folder.
+        trust_remote_code: allow the checkpoint's own code; never read from the folder.
 
     Raises:
-        UserError: the folder does not hold a probe of this format, or the checkpoint is not the one it was fitted on.
+        UserError: the folder holds no probe of this format, or the checkpoint is not the one the probe was fitted on.
     """
     from elkflow.models.load import load_model, model_kind
     from elkflow.models.tokens import load_tokenizer
@@ -105,10 +105,10 @@ def load(folder: Path | str, model: Path | str | None = None, *, trust_remote_co
     return ProbeRewards(probe, loaded, tokenizer, family)
 
 
-def _about(facts: Mapping[str, Any], tokenizer: Any) -> Any:
-    """For a wording about answers: a function from question and response to the full prompt.
+def _statement_renderer(facts: Mapping[str, Any], tokenizer: Any) -> Any:
+    """For a wording about answers, a function from question and response to the full prompt; None for others.
 
-    The template travels in probe.json, so that later edits of the template file cannot change what a reward means.
+    The template is stored in probe.json, so that later edits to the template file cannot change the rewards.
     """
     asked = facts.get("asked") or {}
     if not asked.get("about"):
@@ -120,25 +120,9 @@ def _about(facts: Mapping[str, Any], tokenizer: Any) -> Any:
     template = Template(**asked["template"])
     wrap = chat_wrapper(tokenizer, ChatSettings(**asked["chat"]), asked["wrapped"])
 
-    def ask(question: str, response: str) -> str:
+    def render(question: str, response: str) -> str:
         answer = response.strip()
         text = question + ("" if question[-1:].isspace() else " ") + answer
         return wrap(template.render({"text": text, "question": question, "answer": answer, "label": 1})[0])
 
-    return ask
-
-
-def for_trl(rewards: Any) -> Any:
-    """`rewards` as one of TRL's `reward_funcs` (GRPO, RLOO): called with keywords, answering with a list of floats.
-
-    Conversational prompts and completions are reduced to the text of their last message.
-    """
-
-    def reward(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
-        return rewards([_text(each) for each in prompts], [_text(each) for each in completions]).tolist()
-
-    return reward
-
-
-def _text(message: Any) -> str:
-    return message if isinstance(message, str) else str(message[-1]["content"])
+    return render

@@ -1,4 +1,4 @@
-"""The reward table: what a frozen probe gives every allowed answer of every question."""
+"""The reward table: a frozen probe's reward for every allowed answer to every question."""
 
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,44 @@ import torch
 from numpy.typing import NDArray
 
 from elkflow.common.errors import UserError
+from elkflow.common.manifests import check_against_manifests, check_manifest
 from elkflow.common.metrics import bootstrap, mean
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
+from elkflow.probes.prompt_match import check_prompt_format
 from elkflow.probes.saved_probe import Probe
 
-ROWS = 4096  # scored at a time
+CHUNK = 4096  # rows scored at a time
+
+
+def read_probe_and_pairs(folder: Path, prompts: list[Path], states: list[Path]) -> tuple[Probe, ContrastPairs]:
+    """The probe in `folder`, and the contrast pairs it scores.
+
+    Args:
+        prompts, states: one file per wording that the probe reads.
+
+    Raises:
+        UserError: a file is damaged, or the prompts are worded differently from those the probe was fitted on.
+    """
+    check_manifest(folder / "manifest.json")
+    check_against_manifests(*prompts, *states)
+    probe = saved_probe.load_probe(folder)
+    check_prompt_format(probe, folder, prompts[0])
+    return probe, ContrastPairs.read(prompts, states, labelled=False)
 
 
 def shard_rows(total: int, shard: int, shards: int) -> tuple[int, int]:
-    """First row and the one after the last of shard `shard` (from 1) of `shards`: sizes differ by one at most."""
+    """Half-open range of the rows in shard `shard` of `shards`, counted from 1; sizes differ by at most one."""
     return total * (shard - 1) // shards, total * shard // shards
 
 
 def pair_log_odds(
     probe: Probe, pairs: ContrastPairs, folder: Path | str = "the probe", rows: tuple[int, int] | None = None
 ) -> NDArray[np.float64]:
-    """Log-odds [N] that the positive answer of each pair is right; of the pairs in `rows` if given.
+    """Log-odds [N] that the positive answer of each pair is right, for all pairs or those in the range `rows`.
 
     Raises:
-        UserError: the states are not the probe's (see `artefact.check_states`), or their answers are others.
+        UserError: the states do not suit the probe (see `saved_probe.check_states`), or its answers are others.
     """
     for path, metadata in zip(pairs.files, pairs.metadata, strict=True):
         saved_probe.check_states(probe, folder, metadata, path)
@@ -39,22 +57,23 @@ def pair_log_odds(
     if (pairs.layers, pairs.width) != (probe.facts["layers"], len(probe.weight)):
         raise UserError(f"{pairs.files[0]}: {pairs.layers} layers of width {pairs.width} do not fit the probe")
     states = pairs.states([probe.layer], rows=rows)[0]  # [V, N, 2, D]
-    pieces = [probe.log_odds(states[:, start : start + ROWS]) for start in range(0, states.shape[1], ROWS)]
+    pieces = [probe.log_odds(states[:, start : start + CHUNK]) for start in range(0, states.shape[1], CHUNK)]
     return torch.cat(pieces).double().numpy() if pieces else np.empty(0)
 
 
 def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Table, dict[str, Any]]:
-    """Rewards of every answer, and how good they are against the labels.
+    """The reward of every answer, and how well the rewards agree with the labels.
 
-    Where pairs ask about the answers themselves (is this one truthful?), each row is one answer of a question, and its
-    reward is the probability that it is; else the pair's two answers share one probability.
+    Where a pair asks about one answer (is this answer truthful?), each row is an answer to a question and its reward is
+    the probability that it is truthful. Otherwise the rewards of a pair's two answers sum to 1.
 
     Returns:
-        Table with id, rewards (in the order of the answers) and label (for diagnosis only; −1: no one answer is right),
-        and facts: the gold ceiling is the accuracy of a policy that always gives the answer with the higher reward.
+        Table with columns id, rewards (in the order of the answers) and label (for diagnosis only; −1 where not exactly
+        one answer is right), and facts: `gold_ceiling` is the accuracy of always giving the answer with the highest
+        reward.
 
     Raises:
-        UserError: a question does not have all its answers scored.
+        UserError: an answer to a question was not scored.
     """
     positive = torch.sigmoid(torch.from_numpy(odds)).numpy()
     if pairs.shown is None:
@@ -82,19 +101,19 @@ def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Ta
 
 
 def _by_question(pairs: ContrastPairs, truthful: NDArray) -> tuple[list[str], NDArray, NDArray, NDArray]:
-    """Rows of (question, answer) gathered into ids, groups, labels and rewards [Q, A] of questions."""
+    """Rows (question, answer) as ids, groups, labels [Q] and rewards [Q, A] of the questions."""
     assert pairs.shown is not None
     answers = int(pairs.shown.max()) + 1
-    number = {question: index for index, question in enumerate(dict.fromkeys(pairs.questions))}
-    rows = np.array([number[question] for question in pairs.questions])
-    rewards, right = np.full((len(number), answers), np.nan), np.zeros((len(number), answers), dtype=int)
+    index_of = {question: index for index, question in enumerate(dict.fromkeys(pairs.questions))}
+    rows = np.array([index_of[question] for question in pairs.questions])
+    rewards, right = np.full((len(index_of), answers), np.nan), np.zeros((len(index_of), answers), dtype=int)
     rewards[rows, pairs.shown], right[rows, pairs.shown] = truthful, pairs.labels
     if np.isnan(rewards).any():
         row, answer = np.argwhere(np.isnan(rewards))[0]
         raise UserError(
-            f"{pairs.files[0]}: question {list(number)[row]} has no row about its answer {answer}; rewards need "
-            "a wording with `shown: every`"
+            f"{pairs.files[0]}: question {list(index_of)[row]} has no row for answer {answer}; "
+            "rewards need a wording with `shown: every`"
         )
     labels = np.where(right.sum(1) == 1, right.argmax(1), -1)
     groups = pairs.groups[np.unique(rows, return_index=True)[1]]
-    return list(number), groups, labels, rewards
+    return list(index_of), groups, labels, rewards
