@@ -27,7 +27,7 @@ from elkflow.hiddens.reader import BATCH_TOKENS, Reader, choose_layout
 from elkflow.hiddens.tokenise import tokenise_prompts
 from elkflow.models.load import compute_dtype, load_model
 from elkflow.models.tokens import load_tokenizer
-from elkflow.report.formatting import plain
+from elkflow.report.formatting import align
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -145,7 +145,7 @@ def main() -> None:
         ]
         for dtype in dtypes
     ]
-    print(plain([heads, *rows]))
+    print(align([heads, *rows]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json
-from elkflow.report.formatting import plain
+from elkflow.report.formatting import align
 
 Row = list[str]
 
@@ -89,7 +89,7 @@ def main() -> None:
             rows += part(read_json(path))
     if len(rows) == 1:
         raise UserError(f"{folder}: no results of benchmarks; `make bench` writes them")
-    print(plain(rows))
+    print(align(rows))
 
 
 if __name__ == "__main__":

@@ -162,12 +162,12 @@ def test_the_example_task_is_asked(tmp_path, monkeypatch):
     for block in of("yaml", "csv", task=True):
         (folder / block.options["task"]).write_text(block.text, encoding="utf-8")
     monkeypatch.setattr(harness_tasks, "TASKS", folder)
-    harness_tasks.ours.cache_clear()
+    harness_tasks.own_tasks.cache_clear()
     (fragment,) = (yaml.safe_load(block.text) for block in of("yaml", task=False) if "opposites" in block.text)
     settings = Config.load(merged(QUICKSTART, fragment)).evaluation
-    model = evaluate_model.load_subject(save_tiny_model(tmp_path / "model"), ModelSettings(path="x"), settings)
+    model = evaluate_model.load_harness_model(save_tiny_model(tmp_path / "model"), ModelSettings(path="x"), settings)
     results, samples = evaluate_model.evaluate_suite(model, settings.suites["control"], {})
-    harness_tasks.ours.cache_clear()
+    harness_tasks.own_tasks.cache_clear()
     assert results["opposites"]["n"] == 3 and set(samples["label"]) == {1}
 
 

@@ -1,9 +1,9 @@
-"""Finished results in small, made once for each test module that looks at them."""
+"""Small finished results, made once for each test module that uses them."""
 
 import pytest
 from finished import PLAN, write_results
 
-from elkflow.summary.verdict import gather
+from elkflow.summary.verdict import build_verdict
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def verdict(results):
-    return gather(PLAN, results)
+    return build_verdict(PLAN, results)
 
 
 @pytest.fixture(scope="session")

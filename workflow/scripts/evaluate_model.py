@@ -1,4 +1,4 @@
-"""Put every suite to one model with lm-evaluation-harness; the model is loaded once."""
+"""Evaluate a model on every suite with lm-evaluation-harness; the model is loaded once."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from elkflow.common.files import write_json, write_table
 from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.evaluation import EvaluationSettings
 from elkflow.config.model import ModelSettings
-from elkflow.evaluation.evaluate_model import average, evaluate_suite, load_subject
+from elkflow.evaluation.evaluate_model import evaluate_suite, load_harness_model, suite_average
 
 
 @dataclass(frozen=True)
@@ -18,28 +18,28 @@ class Arguments:
     settings: EvaluationSettings
     model_settings: ModelSettings
     model: Path  # checkpoint folder
-    lineage: list[Path]  # manifests of the model, the adapter where there is one, and the prompts
+    lineage: list[Path]  # manifests of the model, the adapter if there is one, and the prompts
     prompts: list[Path]  # …/{wording}/val.parquet
     results: list[Path]  # …/{suite}/results.json; samples and manifest are written beside it
-    answers: Path  # folder of scores known already
+    answers: Path  # folder of the score cache
     questions: list[Path] = field(default_factory=list)  # at most one folder, of the hub tasks' questions
     adapter: list[Path] = field(default_factory=list)  # at most one, on top of the model
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check what the model and the prompts are, load the model, and ask."""
+    """Write results.json, samples.parquet and manifest.json of every suite."""
     arguments = parse(Arguments, argv)
     prompts = {file.parent.name: file for file in arguments.prompts}
     adapter = next(iter(arguments.adapter), None)
     questions = next(iter(arguments.questions), None)
     check_against_manifests(arguments.model, *arguments.adapter, *arguments.prompts, *arguments.questions)
     with timed("loading the model"):
-        model = load_subject(
+        model = load_harness_model(
             arguments.model,
             arguments.model_settings,
             arguments.settings,
             adapter=adapter,
-            answers=arguments.answers,
+            cache=arguments.answers,
         )
     for file in arguments.results:
         name, folder = file.parent.name, file.parent
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             | {f"prompts {wording}": prompts[wording] for wording in suite.wordings}
             | ({"questions": questions.with_suffix(".json")} if questions and suite.fetched() else {}),
             settings=suite,
-            average=average(results),
+            average=suite_average(results),
             device=model.device.type,
             dtype=str(model.model.dtype).removeprefix("torch."),
         )

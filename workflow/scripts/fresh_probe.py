@@ -1,4 +1,4 @@
-"""Read the tuned model's states with the frozen probe and with a fresh one."""
+"""Evaluate the frozen probe and a fresh one on the tuned model's states."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class Arguments:
     settings: ProbeSettings
     probe: Path  # folder of the frozen probe
     policy: str  # name of the model that was tuned
-    train_prompts: list[Path]  # one a wording, the main one first
+    train_prompts: list[Path]  # one per wording, the main one first
     val_prompts: list[Path]
     train_states: list[Path]  # the tuned model's
     val_states: list[Path]

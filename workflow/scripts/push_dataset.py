@@ -1,11 +1,12 @@
-"""Send a dataset's splits, manifest and card to the hub; never done unless asked for."""
+"""Push a dataset's splits, manifest and card to the hub; only on request."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import write_json
-from elkflow.publish.push_dataset import card, push_dataset
+from elkflow.publish.dataset_card import dataset_card
+from elkflow.publish.push_dataset import push_dataset
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write repository, commit and address to `receipt`."""
+    """Push, and write repository, commit and address to `receipt`."""
     arguments = parse(Arguments, argv)
-    text = card(arguments.name, arguments.licence, arguments.folder / "manifest.json")
-    write_json(arguments.receipt, push_dataset(arguments.folder, arguments.repo, text))
+    card = dataset_card(arguments.name, arguments.licence, arguments.folder / "manifest.json")
+    write_json(arguments.receipt, push_dataset(arguments.folder, arguments.repo, card))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Send one run's merged model and its card to the hub; never done unless asked for."""
+"""Push one run's merged model and its card to the hub; only on request."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from elkflow.common.cli import parse, run
-from elkflow.publish.push_model import push
+from elkflow.publish.push_model import push_model
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Arguments:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     folder = arguments.results / "runs" / arguments.run / f"seed{arguments.seed}"
-    print(push(folder / "merged", folder / "README.md", arguments.repo, arguments.private))
+    print(push_model(folder / "merged", folder / "README.md", arguments.repo, arguments.private))
 
 
 if __name__ == "__main__":

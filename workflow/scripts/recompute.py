@@ -1,12 +1,12 @@
-"""Compute every number of the summary again from the files under it, the headline figures by other means, too."""
+"""Compute every number of the summary again from its files, and the main ones also by independent code."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from elkflow.common.cli import parse, run
 from elkflow.common.errors import UserError
-from elkflow.verify.independent import headlines
-from elkflow.verify.recompute import recompute
+from elkflow.verify.independent import recompute_independently
+from elkflow.verify.recompute import recompute_summary
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Arguments:
 
 def main(argv: list[str] | None = None) -> None:
     results = parse(Arguments, argv).results
-    count = recompute(results)
+    count = recompute_summary(results)
     print(f"all {count} numbers of the verdict come out again")
-    checked, wrong = headlines(results)
+    checked, wrong = recompute_independently(results)
     if wrong:
-        raise UserError("figures that other means give otherwise:\n  " + "\n  ".join(wrong))
-    print(f"{checked} headline figures by pandas, scipy and scikit-learn alone: the same")
+        raise UserError("numbers that independent code computes differently:\n  " + "\n  ".join(wrong))
+    print(f"{checked} main numbers, computed with pandas and scikit-learn alone: the same")
 
 
 if __name__ == "__main__":

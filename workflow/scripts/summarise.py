@@ -1,4 +1,4 @@
-"""Compare base and tuned models and write the summary: verdict, tables, figures, pages and model cards."""
+"""Compare base and tuned models and write the summary: verdict, tables, charts, pages and model cards."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +8,20 @@ import pandas as pd
 from elkflow.common.cli import parse, run, timed
 from elkflow.common.files import atomic, read_json, write_json, write_text
 from elkflow.common.manifests import check_against_manifests, check_manifest, write_manifest
-from elkflow.publish.model_card import card
+from elkflow.publish.model_card import model_card
 from elkflow.report import charts, formatting, pages, probe_charts, table_rows
+from elkflow.report.html import Page
 from elkflow.summary.plan import Plan
-from elkflow.summary.verdict import (
-    files_read,
-    flat_probes,
-    gather,
-    manifests,
+from elkflow.summary.results import (
+    input_files,
+    manifest_files,
+    probe_table,
     read_probe_tables,
     read_steps,
     read_without_rl,
+    run_folder,
 )
+from elkflow.summary.verdict import build_verdict
 
 
 @dataclass(frozen=True)
@@ -32,57 +34,49 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Check every input, then write verdict, tables, charts, pages, cards and manifest."""
     arguments = parse(Arguments, argv)
-    plan, out = arguments.settings, arguments.output
-    found = manifests(plan, arguments.results)
-    for manifest in found.values():
+    plan, results, out = arguments.settings, arguments.results, arguments.output
+    manifests = manifest_files(plan, results)
+    for manifest in manifests.values():
         check_manifest(manifest)
-    check_against_manifests(*files_read(plan, arguments.results))
+    check_against_manifests(*input_files(plan, results))
     with timed("comparing"):
-        verdict = gather(plan, arguments.results)
+        verdict = build_verdict(plan, results)
     comparison = pd.DataFrame(verdict["evaluations"])
-    for name, rows in (
-        ("comparison", formatting.comparison_rows(verdict["evaluations"])),
-        ("probes", formatting.probe_rows(verdict["probes"])),
-    ):
-        averages = formatting.average_rows(verdict["averages"]) if name == "comparison" else []
-        write_text(
-            out / f"{name}.md", formatting.markdown(rows) + ("\n" + formatting.markdown(averages) if averages else "")
-        )
-    for name, table in (("comparison", comparison), ("probes", flat_probes(verdict["probes"]))):
+    tables = [table_rows.comparison_rows(verdict["evaluations"]), table_rows.average_rows(verdict["averages"])]
+    write_text(out / "comparison.md", "\n".join(formatting.markdown(rows) for rows in tables if rows))
+    write_text(out / "probes.md", formatting.markdown(table_rows.probe_rows(verdict["probes"])))
+    for name, table in (("comparison", comparison), ("probes", probe_table(verdict["probes"]))):
         with atomic(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    trainings = pd.DataFrame(table_rows.training_rows(verdict))
-    steps = read_steps(plan, arguments.results)
-    probe_figures = probe_charts.charts(read_probe_tables(plan, arguments.results), table_rows.chosen_layers(verdict))
-    without_rl = read_without_rl(plan, arguments.results)
+    steps = read_steps(plan, results)
+    probes = probe_charts.draw_all(read_probe_tables(plan, results), table_rows.chosen_layers(verdict))
     with timed("drawing"):
-        for name, chart in (
-            ("before_after", charts.before_after(comparison)),
-            ("training", charts.training(steps)),
-            *probe_figures.items(),
-            *([("sweep", charts.sweep(trainings, table_rows.sweep_axes(trainings)))] if len(trainings) > 1 else []),
-        ):
+        drawn = {"before_after": charts.before_after(comparison), "training": charts.training_curves(steps)} | probes
+        if len(verdict["trainings"]) > 1:
+            trainings = pd.DataFrame(table_rows.sweep_rows(verdict))
+            drawn["sweep"] = charts.sweep(trainings, table_rows.sweep_axes(trainings))
+        for name, chart in drawn.items():
             charts.save(chart, out / f"{name}.png")
-        entries = {name: read_json(path) for name, path in found.items()}
-        for name, page in (
-            ("overview", pages.overview(verdict)),
-            ("probe", pages.probe_page(verdict, probe_figures)),
-            ("training", pages.training_page(verdict, steps)),
-            ("evaluation", pages.evaluation_page(verdict, comparison, table_rows.without_rl_rows(without_rl, verdict))),
-            ("provenance", pages.provenance_page(found, entries)),
-        ):
+        without_rl = table_rows.without_rl_rows(read_without_rl(plan, results), verdict)
+        written: dict[str, Page] = {
+            "overview": pages.overview_page(verdict),
+            "probe": pages.probe_page(verdict, probes),
+            "training": pages.training_page(verdict, steps),
+            "evaluation": pages.evaluation_page(verdict, comparison, without_rl),
+            "provenance": pages.provenance_page({name: read_json(path) for name, path in manifests.items()}),
+        }
+        for name, page in written.items():
             page.save(out / f"{name}.html")
-    for training in verdict["trainings"]:
-        folder = arguments.results / "runs" / training["run"] / f"seed{training['seed']}"
-        write_text(
-            folder / "README.md", card(training, verdict, arguments.results, plan.licences.get(training["policy"]))
-        )
+    for training, row in zip(plan.trainings(), verdict["trainings"], strict=True):
+        card = model_card(row, verdict, results, plan.licences.get(training.policy))
+        write_text(run_folder(results, training) / "README.md", card)
     write_json(out / "verdict.json", verdict)
     write_manifest(
         out / "manifest.json",
         outputs={name: out / name for name in ("verdict.json", "comparison.csv", "probes.csv")},
-        inputs=found,
+        inputs=manifests,
         settings=plan,
     )
 

@@ -1,10 +1,10 @@
-"""Walk from the verdict back to the rows of the dataset, and say which link is broken, if one is."""
+"""Follow the manifests from the verdict back to the rows of the dataset, and name every broken link."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from elkflow.common.cli import parse, run
-from elkflow.verify.manifest_chain import verify
+from elkflow.verify.manifest_chain import verify_chain
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    found = verify(parse(Arguments, argv).results)
+    found = verify_chain(parse(Arguments, argv).results)
     print("\n".join(found))
     print(f"every link holds: {len(found)} artefacts, from the verdict to the rows of the dataset")
 

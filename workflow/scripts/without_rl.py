@@ -1,4 +1,4 @@
-"""What the reward achieves at test time by itself: the baseline that training has to justify itself against."""
+"""What the reward achieves at test time without training: the baseline that training must beat."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_table, write_text
 from elkflow.common.manifests import check_against_manifests, write_manifest
-from elkflow.evaluation.without_rl import join, without_rl
+from elkflow.evaluation.without_rl import join_by_question, without_rl
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Arguments:
 
     name: str  # of the run
     wording: str  # the run's
-    counts: list[int]  # of samples
+    counts: list[int]  # values of N, for best-of-N
     samples: Path  # the untrained policy's answers
     rewards: Path
     prompts: Path
@@ -25,10 +25,10 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Join answers and rewards by question, and write the table."""
+    """Join answers and rewards by question, and write table and manifest."""
     arguments = parse(Arguments, argv)
     check_against_manifests(arguments.samples, arguments.rewards, arguments.prompts)
-    questions = join(
+    questions = join_by_question(
         read_table(arguments.samples, ["task", "id", "scores", "label"]).to_pandas(),
         read_table(arguments.rewards, ["id", "rewards"]).to_pandas(),
         read_table(arguments.prompts, ["id", "group"]).to_pandas(),

@@ -17,8 +17,8 @@ from elkflow.common.files import read_json, write_table
 from elkflow.common.manifests import write_manifest
 from elkflow.config.config import Config
 from elkflow.data.mix_datasets import interleave, mix_datasets
-from elkflow.publish.push_dataset import card
-from elkflow.verify.split_counts import verify
+from elkflow.publish.dataset_card import dataset_card
+from elkflow.verify.split_counts import verify_split
 
 SPLITS = ("train", "ppo", "val")
 
@@ -58,10 +58,10 @@ def test_every_row_is_there_once_in_its_members_order(tmp_path):
             assert own["idx"].tolist() == source[split]["idx"].astype(str).tolist()
             assert own["label"].tolist() == source[split]["label"].tolist()
             assert own[lacks].isna().all()
-    facts = verify(tmp_path / "mixed" / "manifest.json")["facts"]["splits"]["train"]
+    facts = verify_split(tmp_path / "mixed" / "manifest.json")["facts"]["splits"]["train"]
     assert facts["rows"] == 12_300 and facts["groups"] == 6_150 and facts["labels"] == {"0": 6_150, "1": 6_150}
     assert facts["datasets"] == {"a": 12_000, "b": 300}
-    text = card("both", None, tmp_path / "mixed" / "manifest.json")
+    text = dataset_card("both", None, tmp_path / "mixed" / "manifest.json")
     assert "Source: the datasets a, b" in text and "| val | 20 | 10 | 0: 10, 1: 10 |" in text
 
 

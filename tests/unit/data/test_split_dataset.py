@@ -20,8 +20,8 @@ from elkflow.common.manifests import check_manifest, settings_hash
 from elkflow.config.data import DatasetSettings
 from elkflow.data.split_dataset import split_dataset
 from elkflow.orchestration.rule_inputs import source_files, template_files
-from elkflow.verify.manifest_chain import Walk
-from elkflow.verify.split_counts import verify
+from elkflow.verify.manifest_chain import ManifestWalk
+from elkflow.verify.split_counts import verify_split
 
 
 def test_split_files_have_id_group_fields_and_label(tmp_path, source):
@@ -176,7 +176,7 @@ def test_verify_counts_again(tmp_path, source):
     given = section(path=str(source), group="idx").questions().model_dump_json()
     main(["--settings", given, "--folder", str(tmp_path / "out"), "--sources", str(source)])
     manifest = tmp_path / "out" / "manifest.json"
-    assert verify(manifest)["facts"]["splits"]["train"]["rows"] == 20
+    assert verify_split(manifest)["facts"]["splits"]["train"]["rows"] == 20
 
     def tamper(change, message):
         """Change a split file and its hash in the manifest: only counting again can tell."""
@@ -186,7 +186,7 @@ def test_verify_counts_again(tmp_path, source):
         edited = content | {"outputs": content["outputs"] | {"val": {"path": "val.parquet", "sha256": sha256(path)}}}
         manifest.write_text(json.dumps(edited))
         with pytest.raises(UserError, match=message):
-            verify(manifest)
+            verify_split(manifest)
         path.write_bytes(before)
         manifest.write_text(json.dumps(content))
 
@@ -203,11 +203,11 @@ def test_a_source_that_changed_since_is_named(tmp_path, source):
     given = section(path=str(source)).questions().model_dump_json()
     main(["--settings", given, "--folder", str(results / "data" / "rows"), "--sources", str(source)])
     manifest = results / "data" / "rows" / "manifest.json"
-    walk = Walk(results)
+    walk = ManifestWalk(results)
     walk.visit(manifest, "a test")
-    assert walk.broken == [] and list(walk.splits_that_do_not_count()) == []
+    assert walk.broken == [] and list(walk.wrong_splits()) == []
     save(questions(start=1), source)
-    walk = Walk(results)
+    walk = ManifestWalk(results)
     walk.visit(manifest, "a test")
     (message,) = walk.broken
     assert message.startswith("data/rows/manifest.json was made from ../source.parquet with hash")

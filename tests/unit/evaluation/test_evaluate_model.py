@@ -206,14 +206,14 @@ def test_an_answer_that_melts_into_the_prompt_is_refused(checkpoint):
         model._loglikelihood_tokens(requests_for(model, [("what is france", "Yes")]))
 
 
-def test_batches_hold_few_logits(monkeypatch):
+def test_batches_hold_limit_logits(monkeypatch):
     monkeypatch.setattr(harness_model, "MOST_LOGITS", 12)
     lines = []
     for length, scored in ((9, 3), (9, 3), (8, 8), (5, 5), (4, 4), (20, 20)):
         line = Line()
         lines.append(line)
         line.answer(len(lines), line.append(list(range(length)))[-scored:])
-    parts = list(harness_model.few_logits(iter([lines])))
+    parts = list(harness_model.limit_logits(iter([lines])))
     assert [line for part in parts for line in part] == lines
     assert [len(part) for part in parts] == [2, 1, 2, 1]
 
@@ -248,7 +248,7 @@ def test_control_tasks_need_no_network_and_have_one_right_answer_each(checkpoint
 
 
 def test_cloze_items_are_distinct_and_say_nothing_of_what_is_trained():
-    documents = harness_tasks.ours().load(["elkflow_cloze"])
+    documents = harness_tasks.own_tasks().load(["elkflow_cloze"])
     items = list(documents["tasks"]["elkflow_cloze"].task_docs)
     assert len({(item["stem"], tuple(item["choices"])) for item in items}) == len(items)
     for item in items:
@@ -258,11 +258,11 @@ def test_cloze_items_are_distinct_and_say_nothing_of_what_is_trained():
 
 def test_standard_errors():
     ones = pd.DataFrame({"part": "a", "value": [0.0, 1.0, 1.0, 1.0], "weight": 1.0})
-    summary = evaluate_model.summarise(ones, "acc")
+    summary = evaluate_model.task_result(ones, "acc")
     assert summary["value"] == 0.75
     assert summary["stderr"] == pytest.approx(np.std([0, 1, 1, 1], ddof=1) / 2)
     two = pd.concat([ones, pd.DataFrame({"part": "b", "value": [0.0, 0.0], "weight": 1.0})])
-    assert evaluate_model.summarise(two, "acc")["value"] == 0.375  # plain mean over parts, as the leaderboard does
+    assert evaluate_model.task_result(two, "acc")["value"] == 0.375  # plain mean over parts, as the leaderboard does
 
 
 def test_a_metric_the_task_does_not_have_is_named(checkpoint):
@@ -358,19 +358,19 @@ def test_a_changed_model_or_question_is_never_served_old_answers(tmp_path, monke
 
 def test_answers_are_kept_by_dtype_and_code(tmp_path, monkeypatch):
     requests = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
-    store = score_cache.Answers(tmp_path, {"model": "x", "dtype": "float32"})
+    store = score_cache.ScoreCache(tmp_path, {"model": "x", "dtype": "float32"})
     store.put(requests, [(-1.5, True), (-2.25, False)])
     assert store.get(requests) == [(-1.5, True), (-2.25, False)]
     assert store.get(requests[::-1]) is None
     assert store.get([(None, [1], [2, 3]), (None, [1, 2], [3])]) is None
-    assert score_cache.Answers(tmp_path, {"model": "x", "dtype": "bfloat16"}).get(requests) is None
+    assert score_cache.ScoreCache(tmp_path, {"model": "x", "dtype": "bfloat16"}).get(requests) is None
     monkeypatch.setattr(score_cache, "sha256", lambda file: f"edited {file}")
-    assert score_cache.Answers(tmp_path, {"model": "x", "dtype": "float32"}).get(requests) is None
+    assert score_cache.ScoreCache(tmp_path, {"model": "x", "dtype": "float32"}).get(requests) is None
 
 
 def test_a_killed_evaluation_keeps_the_blocks_it_finished(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(harness_model, "BLOCK", 4)
-    model = subject(checkpoint, answers=score_cache.Answers(tmp_path, {}))
+    model = subject(checkpoint, cache=score_cache.ScoreCache(tmp_path, {}))
     requests = requests_for(model, MIXED)
     whole = model._loglikelihood_tokens(requests)
     assert len(list(tmp_path.rglob("*.json"))) == 3
@@ -416,7 +416,9 @@ def test_base_adapter_and_merged_model_in_every_precision(checkpoint, tuned, pre
     settings = EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}, **precision)
     found = []
     for folder, adapter in ((checkpoint, None), (checkpoint, tuned / "adapter"), (tuned / "merged", None)):
-        model = evaluate_model.load_subject(folder, ModelSettings(path="x", dtype="float32"), settings, adapter=adapter)
+        model = evaluate_model.load_harness_model(
+            folder, ModelSettings(path="x", dtype="float32"), settings, adapter=adapter
+        )
         assert bool(getattr(model.model, "is_loaded_in_8bit", False)) is ("quantization" in precision)
         assert "dtype" not in precision or str(model.model.dtype) == f"torch.{precision['dtype']}"
         exact = {answer: by_hand(tuned / "merged" if found else checkpoint, *answer) for answer in MIXED[:6]}

@@ -33,7 +33,7 @@ def few_task_files():
     folders = [harness_tasks.TASKS, *(HARNESS / name for name in ("arc", "hellaswag", "truthfulqa", "mmlu/default"))]
     few = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
     patch = pytest.MonkeyPatch()
-    patch.setattr(harness_tasks, "every", lambda: few)
+    patch.setattr(harness_tasks, "all_tasks", lambda: few)
     yield
     patch.undo()
 
@@ -145,30 +145,30 @@ def test_the_suite_runs_without_a_network(leaderboard, questions, tmp_path, monk
     arc_rows = table.loc["arc_challenge"]
     assert (arc_rows["correct"] == (arc_rows["prediction"] == arc_rows["label"])).all()
     assert arc_rows["label"].tolist() == [0, 1, 2, 3]
-    mean = evaluate_model.average(results)
+    mean = evaluate_model.suite_average(results)
     assert mean["value"] == pytest.approx(np.mean([result["value"] for result in results.values()]))
 
 
 def test_the_average_is_for_shares_of_right_answers_only():
     right = {"metric": "acc", "value": 0.5, "stderr": 0.03}
-    assert evaluate_model.average({"a": right, "b": right | {"value": 0.7, "stderr": 0.04}}) == {
+    assert evaluate_model.suite_average({"a": right, "b": right | {"value": 0.7, "stderr": 0.04}}) == {
         "value": pytest.approx(0.6),
         "stderr": pytest.approx(0.025),
     }
-    assert evaluate_model.average({"a": right}) is None
-    assert evaluate_model.average({"a": right, "b": right | {"metric": "bits_per_byte"}}) is None
+    assert evaluate_model.suite_average({"a": right}) is None
+    assert evaluate_model.suite_average({"a": right, "b": right | {"metric": "bits_per_byte"}}) is None
 
 
 def test_normalised_accuracy_predicts_what_the_harness_counts():
     """acc_norm divides by the answer's length in characters: the choice in the samples has to be the counted one."""
     entry = {"target": 1, "arguments": [("c", " a very long answer"), ("c", " no")]}
-    assert evaluate_model._choice("acc_norm", entry, [-4.0, -3.0]) == (1, 0)
-    assert evaluate_model._choice("acc", entry, [-4.0, -3.0]) == (1, 1)
+    assert evaluate_model.label_and_prediction("acc_norm", entry, [-4.0, -3.0]) == (1, 0)
+    assert evaluate_model.label_and_prediction("acc", entry, [-4.0, -3.0]) == (1, 1)
 
 
 def test_the_thesis_wordings_of_qnli(tmp_path):
     for split in ("train", "validation"):
-        file = harness_tasks.place(tmp_path, "nyu-mll/glue", "qnli") / f"{split}.parquet"
+        file = harness_tasks.dataset_folder(tmp_path, "nyu-mll/glue", "qnli") / f"{split}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame({"question": ["where ?"], "sentence": ["in rome"], "label": [0], "idx": [0]})
         table.to_parquet(file)
@@ -185,7 +185,7 @@ def test_the_thesis_wordings_of_qnli(tmp_path):
 
 
 def test_questions_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"has no questions of nyu-mll/glue qnli"):
+    with pytest.raises(UserError, match=r"no questions of nyu-mll/glue qnli"):
         harness_tasks.load_task(TaskSettings(task="elkflow_qnli"), tmp_path)
     with pytest.raises(UserError, match="has no task 'arc_chalenge'"):
         harness_tasks.load_task(TaskSettings(task="arc_chalenge"))

@@ -1,8 +1,8 @@
-"""Kept scores, damaged: asked again, never another number."""
+"""Damaged cache files: the requests are scored again, and no wrong score is served."""
 
 import pytest
 
-from elkflow.evaluation.score_cache import Answers
+from elkflow.evaluation.score_cache import ScoreCache
 
 REQUESTS = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
 SCORES = [(-1.5, True), (-2.25, False)]
@@ -10,7 +10,7 @@ SCORES = [(-1.5, True), (-2.25, False)]
 
 @pytest.fixture
 def kept(tmp_path):
-    store = Answers(tmp_path, {"model": "x"})
+    store = ScoreCache(tmp_path, {"model": "x"})
     store.put(REQUESTS, SCORES)
     (file,) = tmp_path.rglob("*.json")
     return store, file
@@ -35,6 +35,6 @@ def test_a_cut_file_is_asked_again_and_replaced(kept, caplog):
     for length in range(len(whole) - 1):  # the last byte ends the line
         file.write_bytes(whole[:length])
         assert store.get(REQUESTS) is None
-    assert f"{file}: damaged; its questions are asked again" in caplog.text
+    assert f"{file}: damaged; its requests are scored again" in caplog.text
     store.put(REQUESTS, SCORES)
     assert store.get(REQUESTS) == SCORES and file.read_bytes() == whole

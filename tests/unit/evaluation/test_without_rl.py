@@ -13,9 +13,9 @@ from elkflow.evaluation import without_rl
 
 def test_best_of_n_by_hand():
     probabilities, rewards = np.array([[0.5, 0.2]]), np.array([[0.1, 0.9]])
-    once = without_rl.selected(probabilities, rewards, 1)
+    once = without_rl.best_of_n(probabilities, rewards, 1)
     assert once == pytest.approx(probabilities)  # one sample: the reward has no say
-    twice = without_rl.selected(probabilities, rewards, 2)
+    twice = without_rl.best_of_n(probabilities, rewards, 2)
     assert twice == pytest.approx(np.array([[0.64 - 0.09, 1 - 0.64]]))  # 0.8² without the better one, 0.3² without any
     assert 1 - twice.sum() == pytest.approx(0.3**2)
 
@@ -27,7 +27,7 @@ def test_best_of_n_agrees_with_drawing():
     worth = np.array([0.2, 0.7, 0.4, -1.0])[draws]
     picked = np.take_along_axis(draws, worth.argmax(axis=1)[:, None], axis=1)[:, 0]
     shares = np.bincount(picked, minlength=4)[:3] / len(picked)
-    assert without_rl.selected(probabilities, rewards, 4)[0] == pytest.approx(shares, abs=5e-3)
+    assert without_rl.best_of_n(probabilities, rewards, 4)[0] == pytest.approx(shares, abs=5e-3)
 
 
 def questions(count=40, seed=0):

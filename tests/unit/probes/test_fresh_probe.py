@@ -16,7 +16,7 @@ from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fresh_probe import frozen_and_fresh
-from elkflow.summary.diagnosis import outcome
+from elkflow.summary.diagnosis import classify_outcome
 
 SETTINGS = ProbeSettings(model="m", dataset="d", wording="plain", methods=["logistic", "ccs"], bootstrap=100)
 WIDTH = 16
@@ -69,14 +69,14 @@ def test_truth_that_stayed_is_read_by_both(probe, tmp_path):
         assert each["method"] == "logistic" and each["layer"] == 1
         assert each["auroc_low"] <= each["auroc"] <= each["auroc_high"]
         assert each["auroc"] > 0.95 and each["accuracy"] > 0.5
-    assert outcome(GAIN, None, probes=found) == "honest"
+    assert classify_outcome(GAIN, None, probes=found) == "honest"
 
 
 def test_truth_that_moved_is_read_by_the_fresh_probe_alone(probe, tmp_path):
     found = frozen_and_fresh(probe, SETTINGS, "m", *read(splits(tmp_path, moved)))
     assert found["frozen"]["auroc_low"] < 0.5 < found["frozen"]["auroc_high"]
     assert found["fresh"]["auroc"] > 0.95 and found["fresh"]["layer"] != 1
-    assert outcome(GAIN, None, probes=found) == "hides"
+    assert classify_outcome(GAIN, None, probes=found) == "obfuscated"
 
 
 def test_truth_that_was_erased_is_read_by_neither(probe, tmp_path):
@@ -84,7 +84,7 @@ def test_truth_that_was_erased_is_read_by_neither(probe, tmp_path):
     train, val = read(splits(tmp_path, lambda states: torch.randn(states.shape, generator=noise)))
     found = frozen_and_fresh(probe, SETTINGS, "m", train, val)
     assert max(found[name]["auroc"] for name in found) < 0.65
-    assert outcome(GAIN, None, probes=found) != "hides"
+    assert classify_outcome(GAIN, None, probes=found) != "obfuscated"
 
 
 def test_the_frozen_probe_does_not_judge_another_model_of_the_same_shape(probe, tmp_path):

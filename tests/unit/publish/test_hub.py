@@ -210,22 +210,22 @@ def test_pushing_needs_a_token_a_right_one_and_whole_files(hub, tmp_path, folder
 
 
 def test_the_card_says_where_rows_are_from(folder):
-    from elkflow.publish.push_dataset import card
+    from elkflow.publish.dataset_card import dataset_card
 
-    text = card("countries", None, folder / "manifest.json")
+    text = dataset_card("countries", None, folder / "manifest.json")
     assert "license:" not in text and "Licence of the source: not stated" in text
     content = read_json(folder / "manifest.json")
     content["settings"]["hub"] = {"id": "nyu-mll/glue"}
     write_json(folder / "manifest.json", content)
-    assert "nyu-mll/glue" in card("qnli", "cc-by-sa-4.0", folder / "manifest.json")
+    assert "nyu-mll/glue" in dataset_card("qnli", "cc-by-sa-4.0", folder / "manifest.json")
 
 
 def test_without_a_token_nothing_is_pushed(monkeypatch):
-    from elkflow.publish.hub import token
+    from elkflow.publish.hub import hub_client
 
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(UserError, match="HF_TOKEN is not set"):
-        token()
+        hub_client()
 
 
 def test_a_model_without_a_pinned_commit_is_refused_and_the_hub_asked_for_one(hub, tmp_path):

@@ -10,7 +10,7 @@ from finished import PLAN, drawn
 from elkflow.report import charts, pages, table_rows
 from elkflow.report.html import Page
 from elkflow.summary.diagnosis import OUTCOMES
-from elkflow.summary.verdict import read_steps
+from elkflow.summary.results import read_steps
 
 
 def test_bars_show_shares_with_their_intervals(verdict):
@@ -28,18 +28,18 @@ def test_bars_show_shares_with_their_intervals(verdict):
 
 
 def test_training_shows_reward_and_truth(results):
-    rows = drawn(charts.training(read_steps(PLAN, results)))
+    rows = drawn(charts.training_curves(read_steps(PLAN, results)))
     assert len(rows) == 2 * 10 * 2 and {row["series"].split("'")[0].split()[0] for row in rows} == {"probe", "gold"}
 
 
 def test_what_the_rewards_can_teach_stands_beside_training(verdict):
     rows = table_rows.trend_rows(verdict)
-    assert [row["rewards prefer the right answer (ppo rows) [95 %]"] for row in rows] == ["90.0 % [85.0, 95.0]"] * 2
+    assert [row["accuracy of the reward (ppo rows) [95 %]"] for row in rows] == ["90.0 % [85.0, 95.0]"] * 2
 
 
 def test_health_leaves_out_what_was_not_written(results):
     steps = read_steps(PLAN, results).drop(columns="entropy")
-    assert {row["sign"] for row in drawn(charts.health(steps))} == set(charts.HEALTH) - {"entropy"}
+    assert {row["sign"] for row in drawn(charts.training_health(steps))} == set(charts.HEALTH) - {"entropy"}
 
 
 def sweep_rows():
@@ -48,7 +48,7 @@ def sweep_rows():
         {
             "run": [f"kl+coefficient={c}" for c in coefficients],
             "seed": 0,
-            "outcome": ["collapsed", "follows the probe's errors", "honest", "unchanged"],
+            "outcome": ["collapsed", "overfits the probe", "honest", "unchanged"],
             "training_difference": [0.0, 0.1, 0.4, 0.01],
             "training_ci_low": [-0.05, 0.05, 0.35, -0.02],
             "training_ci_high": [0.05, 0.15, 0.45, 0.04],
@@ -79,12 +79,12 @@ def test_sweeps_show_every_training_and_its_outcome():
 
 
 def test_every_outcome_has_a_colour():
-    assert set(charts.OUTCOME_COLOURS) == set(OUTCOMES)
+    assert set(charts.OUTCOME_COLOURS) == {outcome.name for outcome in OUTCOMES.values()}
 
 
 def test_the_same_figure_is_the_same_file(tmp_path, results):
     for name in "ab":
-        charts.save(charts.training(read_steps(PLAN, results)), tmp_path / f"{name}.png")
+        charts.save(charts.training_curves(read_steps(PLAN, results)), tmp_path / f"{name}.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
@@ -102,19 +102,19 @@ def test_pages_need_no_network_and_break_on_no_text(tmp_path):
 
 
 def test_overview_tells_good_news_and_bad(verdict):
-    texts = [block["text"] for block in pages.overview(verdict).blocks if block["kind"] == "flag"]
+    texts = [block["text"] for block in pages.overview_page(verdict).blocks if block["kind"] == "flag"]
     assert len(texts) == 2 and all(text.startswith("Honest") for text in texts)
     hacked = verdict["trainings"][0] | {
         "exploits_probe": True,
-        "outcome": "follows the probe's errors",
+        "outcome": "overfits_probe",
         "ended": "collapsed",
         "reason": "same answer",
     }
     probes = [probe | {"admitted": False} for probe in verdict["probes"]]
-    page = pages.overview(verdict | {"trainings": [hacked], "probes": probes})
+    page = pages.overview_page(verdict | {"trainings": [hacked], "probes": probes})
     flags = [block["text"] for block in page.blocks if block["kind"] == "flag"]
     assert [text.split(":")[0].split(" (")[0] for text in flags] == [
-        "Follows the probe's errors",
+        "Overfits the probe",
         "Training ended early",
         "Reward hacking",
         "The probe does not lead its baselines by the required margin; it was let through on request.",
@@ -126,17 +126,17 @@ def test_a_probe_of_other_questions_does_not_pass_for_what_the_model_knows(verdi
     """Its own figures are marked with its dataset; the large figure is how often it is right about these questions."""
     other = verdict | {"probes": [probe | {"dataset": "cue"} for probe in verdict["probes"]]}
     for shown, what, place in ((verdict, "what the model knows", ""), (other, "what the probe holds true", " on cue")):
-        numbers = next(block["numbers"] for block in pages.overview(shown).blocks if block["kind"] == "numbers")
-        assert (numbers[1]["what"], numbers[1]["value"]) == (what, "90.0 %")
+        numbers = next(block["numbers"] for block in pages.overview_page(shown).blocks if block["kind"] == "numbers")
+        assert (numbers[1]["label"], numbers[1]["value"]) == (what, "90.0 %")
         assert numbers[1]["note"] == f"AUROC 0.970 [0.950, 0.990]{place}"
-        headline = table_rows.headline_rows(shown)[0]
+        headline = table_rows.overview_rows(shown)[0]
         assert (headline["probe AUROC"], headline["probe's accuracy"]) == (f"0.970{place}", "90.0 %")
 
 
 def test_worse_abilities_are_told(verdict):
     worse = {"kind": "general", "within_noise": False, "difference": -0.2, "ci_low": -0.3, "ci_high": -0.1}
     rows = [row | worse if row["task"] == "cloze" else row for row in verdict["evaluations"]]
-    texts = [block["text"] for block in pages.overview(verdict | {"evaluations": rows}).blocks if "good" in block]
+    texts = [block["text"] for block in pages.overview_page(verdict | {"evaluations": rows}).blocks if "good" in block]
     assert sum("Other abilities suffered: cloze -20.0 [-30.0, -10.0] points" in text for text in texts) == 2
 
 
@@ -148,8 +148,8 @@ def test_fresh_probes_and_baselines_without_training_have_a_place(verdict):
     comparison = pd.DataFrame(verdict["evaluations"])
     page = pages.evaluation_page(verdict | {"trainings": trainings}, comparison, without)
     headings = [block["text"] for block in page.blocks if block["kind"] == "heading"]
-    assert headings == ["The probe or the truth?", "Hidden or kept?", "Without reinforcement learning"]
-    (row, _) = table_rows.fresh_rows(verdict | {"trainings": trainings})
+    assert headings == ["The probe or the truth?", "Is the truth obfuscated?", "Without reinforcement learning"]
+    (row, _) = table_rows.fresh_probe_rows(verdict | {"trainings": trainings})
     assert row["before training"] == "0.971, layer 2"
     assert (
         row["after, frozen probe"].startswith("0.600") and row["after, fresh probe"] == "0.950 [0.930, 0.970], layer 3"
@@ -161,8 +161,8 @@ def test_numbers_of_many_trainings_become_one_plot(verdict):
     rows = [
         row | {"run": f"r+rank={index}"} for index in range(20) for row in verdict["evaluations"] if row["seed"] == 0
     ]
-    page = pages.overview(verdict | {"trainings": many, "evaluations": rows})
-    assert sum(block["kind"] == "numbers" for block in page.blocks) == pages.MANY
+    page = pages.overview_page(verdict | {"trainings": many, "evaluations": rows})
+    assert sum(block["kind"] == "numbers" for block in page.blocks) == pages.MOST_SHOWN
     assert sum(block["kind"] == "chart" for block in page.blocks) == 1  # every training, and along the rank
     assert len(next(b for b in page.blocks if b["kind"] == "table")["rows"]) == 20
     assert not np.isnan([row["difference"] for row in rows]).any()

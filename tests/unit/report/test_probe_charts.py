@@ -8,7 +8,7 @@ import pytest
 from finished import PLAN, drawn
 
 from elkflow.report import charts, pages, probe_charts, table_rows
-from elkflow.summary.verdict import read_probe_tables
+from elkflow.summary.results import read_probe_tables
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def figures(value):
 
 
 def test_one_probe_under_one_wording_has_three_figures(found, verdict):
-    drawings = probe_charts.charts(found, table_rows.chosen_layers(verdict))
+    drawings = probe_charts.draw_all(found, table_rows.chosen_layers(verdict))
     assert list(drawings) == ["layers", "reliability", "rewards"]
     page = pages.probe_page(verdict, drawings)
     assert sum(block["kind"] == "chart" for block in page.blocks) == 3
 
 
 def test_every_figure_has_a_title_and_a_text():
-    assert set(probe_charts.TITLES) == set(pages.FIGURE_TEXTS)
+    assert set(probe_charts.TITLES) == set(pages.CAPTIONS)
 
 
 def test_layers_show_bands_of_methods_and_controls_and_mark_the_layer_in_use(found, verdict):
@@ -81,7 +81,7 @@ def test_the_matrix_has_a_cell_for_every_pair_and_normalisation(tmp_path, found,
         for s in ("stored", "own")
         for (a, b), value in {("p", "p"): 0.9, ("p", "q"): 0.6, ("q", "q"): 0.8, ("q", "p"): 0.3}.items()
     ]
-    drawings = probe_charts.charts(found | {"transfer": pd.DataFrame(cells)}, table_rows.chosen_layers(verdict))
+    drawings = probe_charts.draw_all(found | {"transfer": pd.DataFrame(cells)}, table_rows.chosen_layers(verdict))
     rows = drawn(drawings["transfer"])
     assert len(rows) == 8 and {(row["probe"], row["tested_on"]) for row in rows} == set(product("pq", repeat=2))
     charts.save(drawings["transfer"], tmp_path / "transfer.png")
@@ -92,6 +92,6 @@ def test_prompt_sensitivity_tells_the_spread(found, verdict):
     table = pd.DataFrame(
         [{"probe": "p", "wording": "a", **figures(0.9)}, {"probe": "p", "wording": "b", **figures(0.75)}]
     )
-    drawings = probe_charts.charts(found | {"wordings": table}, table_rows.chosen_layers(verdict))
+    drawings = probe_charts.draw_all(found | {"wordings": table}, table_rows.chosen_layers(verdict))
     assert [row["wording"] for row in drawn(drawings["wordings"])] == ["a", "b"]
     assert "p 0.150" in drawings["wordings"].to_dict()["title"]["subtitle"]

@@ -50,8 +50,8 @@ def test_every_run_seed_and_task_is_compared(results):
 
 def test_questions_of_one_group_do_not_pass_for_independent():
     base, tuned = samples("t", [0] * 40), samples("t", [1, 1, 0, 0] * 10)
-    alone = comparison.difference(base, tuned)
-    together = comparison.difference(base, tuned, pd.Series(np.arange(40) // 2))
+    alone = comparison.compare_task(base, tuned)
+    together = comparison.compare_task(base, tuned, pd.Series(np.arange(40) // 2))
     assert together["difference"] == alone["difference"] == 0.5
     # pairs that rise and fall together are half as many independent draws: intervals √2 times as wide
     ratio = (together["ci_high"] - together["ci_low"]) / (alone["ci_high"] - alone["ci_low"])
@@ -68,8 +68,10 @@ def test_different_questions_are_refused(results):
 
 def test_row_order_does_not_matter():
     base, tuned = samples("t", [0, 1, 0, 1, 1]), samples("t", [1, 1, 0, 0, 1])
-    first, second = comparison.paired(base.sample(frac=1, random_state=0), tuned.sample(frac=1, random_state=1), "t")
-    assert comparison.difference(first, second) == comparison.difference(base, tuned)
+    first, second = comparison.pair_samples(
+        base.sample(frac=1, random_state=0), tuned.sample(frac=1, random_state=1), "t"
+    )
+    assert comparison.compare_task(first, second) == comparison.compare_task(base, tuned)
 
 
 def test_a_group_is_the_mean_of_its_parts_and_bits_are_weighted():
@@ -95,9 +97,9 @@ def test_influence_spreads_like_the_weighted_mean():
 
 def test_sign_flip_agrees_with_the_exact_count():
     # eight equal differences: only all-plus and all-minus are as extreme, 2 / 2**8
-    assert comparison.sign_flip(np.ones(8)) == pytest.approx(2 / 256, rel=0.35)
-    assert comparison.sign_flip(np.zeros(8)) == 1.0
-    assert comparison.sign_flip(np.array([1.0, -1.0])) == 1.0
+    assert comparison.sign_flip_test(np.ones(8)) == pytest.approx(2 / 256, rel=0.35)
+    assert comparison.sign_flip_test(np.zeros(8)) == 1.0
+    assert comparison.sign_flip_test(np.array([1.0, -1.0])) == 1.0
 
 
 def board(results, folder, right, prose=False):
@@ -121,7 +123,7 @@ def test_a_suite_has_the_plain_mean_of_its_tasks(results):
     board(results, "evaluations/base/m/d", (10, 40, 10), prose=True)
     for seed in (0, 1):
         board(results, f"evaluations/tuned/r/seed{seed}", (15, 40, 10), prose=True)
-    table = comparison.averages(plan, results)
+    table = comparison.suite_averages(plan, results)
     assert list(zip(table["seed"], table["suite"], table["tasks"], strict=True)) == [(0, "board", 3), (1, "board", 3)]
     row = table.iloc[0]
     assert row["base"] == pytest.approx((10 / 20 + 40 / 80 + (10 / 10 + 0 / 30) / 2) / 3)
@@ -143,14 +145,14 @@ def test_the_average_stands_in_the_verdict_the_report_and_the_terminal(results):
     assert "board, average of 3" in (folder / "overview.html").read_text()
     verdict = read_json(folder / "verdict.json")
     assert f"{shown}: 50.0 % -> 58.3 %" in terminal.verdict_text(verdict)
-    told = "truth read from the tuned model's states, AUROC: 0.900 by this probe, 0.990 by a new one"
+    told = "AUROC on the tuned model's states: 0.900 frozen probe, 0.990 fresh probe"
     assert told not in terminal.verdict_text(verdict)
     verdict["trainings"][0]["probes_after"] = {"frozen": {"auroc": 0.9}, "fresh": {"auroc": 0.99}}
     assert terminal.verdict_text(verdict).count(told) == 1
     last = terminal.verdict_text(verdict).splitlines()
     (means,) = (line for line in last if line.split()[:3] == ["r", "training", "2"])
     assert "+45.0 [" in means and "0: +50.0, 1: +40.0" in means
-    assert independent.headlines(results)[1] == []
+    assert independent.recompute_independently(results)[1] == []
 
 
 def test_over_seeds_keeps_every_seed(results):
@@ -235,7 +237,7 @@ def test_a_policy_that_pleases_a_wrong_probe_is_flagged_everywhere(results, caps
         {"step": i, "reward": 2 * v - 1, "gold_accuracy": v * (0.48 + 0.04 * (i % 2)), "valid": v, "yes_rate": 0.5}
         for i, v in enumerate(shares)
     ]
-    assert diagnosis.trend(pd.DataFrame(steps)["gold_accuracy"]).low > 0  # what must not pass for truthfulness
+    assert diagnosis.fit_trend(pd.DataFrame(steps)["gold_accuracy"]).low > 0  # what must not pass for truthfulness
     for seed in (0, 1):
         run = results / f"runs/r/seed{seed}"
         (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
@@ -245,7 +247,7 @@ def test_a_policy_that_pleases_a_wrong_probe_is_flagged_everywhere(results, caps
         )
     folder = run_script(results)
     for training in read_json(folder / "verdict.json")["trainings"]:
-        assert training["exploits_probe"] and training["outcome"] == "follows the probe's errors"
+        assert training["exploits_probe"] and training["outcome"] == "overfits_probe"
         assert training["reward_trend"]["low"] > 0 and training["gold_trend"]["low"] < 0
         assert training["probe_accuracy"] == 0.5 and training["agreement"]["training"]["tuned_probe"] == 1.0
     show_verdict.main(["--verdict", str(folder / "verdict.json")])

@@ -9,8 +9,8 @@ from finished import PLAN, made, write_results
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, read_table, sha256, write_json, write_table
-from elkflow.summary.verdict import manifests
-from elkflow.verify.manifest_chain import verify
+from elkflow.summary.results import manifest_files
+from elkflow.verify.manifest_chain import verify_chain
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def results(untouched, tmp_path):
 
 def summarise(results):
     write_json(results / "summary/verdict.json", {})
-    made(results / "summary", "verdict.json", inputs=list(manifests(PLAN, results).values()))
+    made(results / "summary", "verdict.json", inputs=list(manifest_files(PLAN, results).values()))
 
 
 def test_the_chain_reaches_the_data(results, capsys):
@@ -48,7 +48,7 @@ def change(path, row, column, value):
 def test_a_changed_row_of_the_data_is_found(results):
     change(results / "data/d/val.parquet", 3, "group", "another")
     with pytest.raises(UserError, match=r"data/d/manifest.json describes data/d/val.parquet with hash"):
-        verify(results)
+        verify_chain(results)
 
 
 def test_a_rerun_that_was_not_followed_is_found(results):
@@ -58,7 +58,7 @@ def test_a_rerun_that_was_not_followed_is_found(results):
     with pytest.raises(
         UserError, match=r"evaluations/tuned/r/seed1/control/manifest.json was made from runs/r/seed1/man"
     ):
-        verify(results)
+        verify_chain(results)
 
 
 def test_a_missing_manifest_is_found(results):
@@ -66,13 +66,13 @@ def test_a_missing_manifest_is_found(results):
     with pytest.raises(
         UserError, match=r"summary/manifest.json was made from probes/p/manifest.json, which is missing"
     ):
-        verify(results)
+        verify_chain(results)
 
 
 def test_a_missing_output_is_found(results):
     (results / "models/m/checkpoint/config.json").unlink()
     with pytest.raises(UserError, match=r"models/m/manifest.json describes models/m/checkpoint"):
-        verify(results)
+        verify_chain(results)
 
 
 def test_states_that_are_not_kept_may_be_missing(results):
@@ -85,7 +85,7 @@ def test_states_that_are_not_kept_may_be_missing(results):
     entry = {"path": "../../hiddens/m/d/training/val.manifest.json", "sha256": sha256(states)}
     write_json(probe, read_json(probe) | {"inputs": {"states": entry}})
     with pytest.raises(UserError) as error:  # the probe's manifest was edited, so the links to it break; no other does
-        verify(results)
+        verify_chain(results)
     assert "was made from probes/p/manifest.json" in str(error.value) and "hiddens" not in str(error.value)
 
 
@@ -98,7 +98,7 @@ def test_an_answer_to_a_question_that_is_not_in_the_data_is_found(results):
     with pytest.raises(
         UserError, match=r"task training: question q5 \(label 0\) is no row of prompts/m/d/training/val"
     ):
-        verify(results)
+        verify_chain(results)
 
 
 def test_a_file_nobody_describes_is_found(results):
@@ -106,7 +106,7 @@ def test_a_file_nobody_describes_is_found(results):
     write_table(pd.DataFrame({"id": ["a"]}), stray)
     made(results / "rewards/p/d", "val.parquet", inputs=[stray], name="val.manifest.json")
     with pytest.raises(UserError, match=r"rewards/p/d/extra.parquet, an input of .*: no manifest describes it"):
-        verify(results)
+        verify_chain(results)
 
 
 def test_baselines_without_training_and_fresh_probes_are_links_too(results):
@@ -119,12 +119,12 @@ def test_baselines_without_training_and_fresh_probes_are_links_too(results):
         folder = results / f"runs/r/seed{seed}"
         write_json(folder / "fresh_probe.json", {})
         made(folder, "fresh_probe.json", inputs=[results / "probes/p/manifest.json"], name="fresh_probe.manifest.json")
-    made(results / "summary", "verdict.json", inputs=list(manifests(plan, results).values()))
+    made(results / "summary", "verdict.json", inputs=list(manifest_files(plan, results).values()))
     wanted = {"evaluations/without_rl/r.manifest.json", "runs/r/seed1/fresh_probe.manifest.json"}
-    assert wanted <= set(verify(results))
+    assert wanted <= set(verify_chain(results))
     (results / "evaluations/without_rl/r.csv").write_text("run\nanother\n")
     with pytest.raises(UserError, match=r"r.manifest.json describes evaluations/without_rl/r.csv with hash"):
-        verify(results)
+        verify_chain(results)
 
 
 def follow(results, data):
@@ -145,7 +145,7 @@ def test_a_split_that_shares_rows_with_another_is_found(results):
     write_json(data, content)
     follow(results, data)
     with pytest.raises(UserError, match=r"data/d/val\.parquet: id 'q4' is in train too"):
-        verify(results)
+        verify_chain(results)
 
 
 def test_answers_may_be_in_another_order_than_labels(results):
@@ -159,8 +159,8 @@ def test_answers_may_be_in_another_order_than_labels(results):
     content["outputs"]["val"]["sha256"] = sha256(data)
     write_json(manifest, content)
     follow(results, manifest)
-    verify(results)
+    verify_chain(results)
     change(path, 9, "label", 0)
     follow(results, manifest)
     with pytest.raises(UserError, match=r"question q9 .* is no row of"):
-        verify(results)
+        verify_chain(results)

@@ -13,7 +13,7 @@ from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, write_json
 from elkflow.summary import comparison
 from elkflow.verify import independent
-from elkflow.verify.recompute import recompute
+from elkflow.verify.recompute import recompute_summary
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_all_numbers_come_out_again(results, capsys):
     recompute_script.main(["--results", str(results)])
     printed = capsys.readouterr().out
     assert int(re.search(r"all (\d+) numbers", printed)[1]) > 150
-    assert int(re.search(r"(\d+) headline figures", printed)[1]) > 50
+    assert int(re.search(r"(\d+) main numbers", printed)[1]) > 50
 
 
 def test_a_prettier_number_in_the_verdict_is_found(results):
@@ -53,7 +53,7 @@ def test_a_prettier_number_in_the_verdict_is_found(results):
     write_json(results / "summary/verdict.json", better)
     try:
         with pytest.raises(UserError, match=r"evaluations\[0\]: tuned is 1.0001, its files give 1.0"):
-            recompute(results)
+            recompute_summary(results)
     finally:
         write_json(results / "summary/verdict.json", verdict)
 
@@ -65,30 +65,30 @@ def test_a_changed_table_is_found(edited, results):
         "r,0,target,training,training,acc,True,60,0.4",
     )
     with pytest.raises(UserError, match=r"comparison.csv\[0\]: base is 0.4, its files give 0.5"):
-        recompute(results)
+        recompute_summary(results)
 
 
 def test_results_that_are_not_their_samples_are_found(edited, results):
     edited("evaluations/tuned/r/seed1/target/results.json", '"value": 0.9', '"value": 0.95')
     with pytest.raises(UserError, match=r"seed1/target/results.json: training is 0.95, its samples give 0.9"):
-        recompute(results)
+        recompute_summary(results)
 
 
 def test_another_reward_in_the_log_changes_the_trend(edited, results):
     edited("runs/r/seed0/metrics.jsonl", '"reward": 0.5', '"reward": 0.1')
     with pytest.raises(UserError, match=r"trainings\[0\]: reward_trend: change is"):
-        recompute(results)
+        recompute_summary(results)
 
 
 @pytest.mark.parametrize(
     ("place", "name", "mistake", "message"),
     [
-        (comparison, "mcnemar", lambda a, b: 0.5 * metrics.mcnemar(a, b), r"training: p is .*, by other means"),
+        (comparison, "mcnemar", lambda a, b: 0.5 * metrics.mcnemar(a, b), r"training: p is .*, independently"),
         (comparison, "holm", lambda values: list(values), r"p \(Holm\) is"),
         (comparison, "influence", lambda samples: samples["value"].to_numpy(float) * 1.01, r"training: base is 0.505"),
         (
             comparison,
-            "paired",
+            "pair_samples",
             lambda base, tuned, task: (
                 base[base["task"] == task].reset_index(drop=True),
                 tuned[tuned["task"] == task].iloc[::-1].reset_index(drop=True),
@@ -104,15 +104,15 @@ def test_another_reward_in_the_log_changes_the_trend(edited, results):
     ],
 )
 def test_a_mistake_of_the_comparison_itself_is_found(results, tmp_path, monkeypatch, place, name, mistake, message):
-    """Recomputing with the same code agrees with itself; other means do not agree with it."""
+    """Recomputing with the same code agrees with itself; independent code does not."""
     monkeypatch.setattr(place, name, mistake)
     folder = shutil.copytree(results, tmp_path / "results")
     arguments = ["--settings", PLAN.model_dump_json(), "--results", str(folder), "--output", str(folder / "summary")]
     script.main(arguments)
-    _, wrong = independent.headlines(folder)
+    _, wrong = independent.recompute_independently(folder)
     assert any(re.search(message, line) for line in wrong), wrong
 
 
 def test_holm_by_definition_is_holm():
     values = [0.04, 0.01, 0.03, 0.01, 0.9]
-    assert independent._holm(values) == pytest.approx(metrics.holm(values))
+    assert independent.holm_by_definition(values) == pytest.approx(metrics.holm(values))

@@ -1,6 +1,6 @@
 """Metrics of binary predictions, their bootstrap intervals, and paired tests.
 
-Every metric takes `weights` [..., N] (how often each row counts), so a thousand resamples are one call.
+Every metric takes `weights` [..., N], how often each row counts, so that one call computes a thousand resamples.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ CHUNK = 4_000_000  # weights held at a time: 32 MB
 
 
 class Interval(NamedTuple):
-    """A value with the ends of its interval."""
+    """A value and the ends of its interval."""
 
     value: float
     low: float
@@ -30,17 +30,17 @@ def mean(values: ArrayLike, weights: Weights = None) -> NDArray | float:
 
 
 def accuracy(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
-    """Share of rows whose label [N] (0 or 1) is on the probability's side of one half; a tie counts as a zero."""
+    """Fraction of rows whose label [N] (0 or 1) is predicted; a probability of one half predicts 0."""
     return mean((np.asarray(probabilities) > 0.5) == (np.asarray(labels) == 1), weights)
 
 
 def brier(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
-    """Mean squared difference of probability and label (Brier 1950)."""
+    """Mean squared difference between probability and label (Brier 1950)."""
     return mean((np.asarray(probabilities, dtype=float) - np.asarray(labels, dtype=float)) ** 2, weights)
 
 
 def ece(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None, bins: int = 10) -> NDArray | float:
-    """Expected calibration error over `bins` equal slices of [0, 1] (Naeini et al. 2015, for the positive class)."""
+    """Expected calibration error over `bins` equal bins of [0, 1] (Naeini et al. 2015, for the positive class)."""
     probabilities = np.asarray(probabilities, dtype=float)
     gap = np.asarray(labels, dtype=float) - probabilities
     slot = np.minimum((probabilities * bins).astype(int), bins - 1)
@@ -51,9 +51,9 @@ def ece(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None, bi
 
 
 def auroc(scores: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
-    """Chance that a positive row scores above a negative one, ties counting half (Mann & Whitney 1947).
+    """Probability that a positive row scores above a negative one, ties counting half (Mann & Whitney 1947).
 
-    NaN where one of the labels does not occur.
+    NaN where one of the labels is absent.
     """
     order, starts = _ranks(scores)
     positive = np.asarray(labels)[order] == 1
@@ -68,7 +68,7 @@ def auroc(scores: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDAr
 
 
 def calibrated_accuracy(scores: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
-    """Accuracy when as many top-scored rows are called positive as there are positive labels (as elk's `cal_acc`)."""
+    """Accuracy when as many top-scored rows are predicted positive as are positive (`cal_acc` in elk)."""
     order = np.argsort(-np.asarray(scores, dtype=float), kind="stable")
     positive = np.asarray(labels)[order] == 1
     weights = np.ones(len(order)) if weights is None else weights.T[order]
@@ -79,7 +79,7 @@ def calibrated_accuracy(scores: ArrayLike, labels: ArrayLike, weights: Weights =
 
 
 def _ranks(scores: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Ascending order of `scores`, and where in it each run of equal scores starts."""
+    """Indices that sort `scores`, and where each run of equal scores starts in that order."""
     scores = np.asarray(scores, dtype=float)
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
@@ -89,7 +89,7 @@ def _ranks(scores: ArrayLike) -> tuple[NDArray, NDArray]:
 def resamples(rows: int, n: int, seed: int, groups: ArrayLike | None = None) -> NDArray[np.float32]:
     """How often each of `rows` rows occurs in each of `n` bootstrap samples, [n, rows].
 
-    With `groups` [rows] whole groups are drawn, so that rows of one group do not pass for independent ones.
+    With `groups` [rows], whole groups are drawn, as the rows of a group are not independent.
     """
     generator = np.random.default_rng(seed)
     index = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -110,9 +110,9 @@ def bootstrap(
     """`metric(*arrays)` with its percentile bootstrap interval (Efron 1979).
 
     Args:
-        metric: takes the arrays [N] and keyword `weights` [n, N]; one of this module, or alike.
+        metric: takes the arrays [N] and keyword `weights` [n, N]; one of this module or of that form.
         groups: see `resamples`.
-        weights: resamples drawn before, shared by several calls; replaces n, seed and groups.
+        weights: resamples to share between calls; replaces n, seed and groups.
     """
     rows = len(np.asarray(arrays[0]))
     weights = resamples(rows, n, seed, groups) if weights is None else weights
@@ -134,10 +134,10 @@ def paired_bootstrap(
     weights: Weights = None,
     level: float = 0.95,
 ) -> Interval:
-    """metric(b) − metric(a) on the same rows, with its interval: each resample draws the rows of both together.
+    """metric(b) − metric(a) with its interval; a and b share their rows, and each resample draws both together.
 
     Args:
-        labels: second argument of `metric`, where it takes one.
+        labels: second argument of `metric`, if it takes one.
     """
     rest = () if labels is None else (labels,)
 
@@ -148,9 +148,9 @@ def paired_bootstrap(
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Exact two-sided p-value that two answerers of the same rows are equally often right (McNemar 1947).
+    """Exact two-sided p-value of two models being equally accurate on the same rows (McNemar 1947).
 
-    Only rows where they differ count; under the hypothesis either is right in half of them.
+    Only rows where they differ count: under the null hypothesis, each is right on half of them.
     """
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
@@ -158,7 +158,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for testing all of them, in the given order (Holm 1979)."""
+    """P-values adjusted for multiple testing, in the given order (Holm 1979)."""
     order = np.argsort(p_values)
     adjusted = np.empty(len(order))
     running = 0.0
@@ -168,7 +168,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def summary(log_odds: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, Interval]:
+def all_metrics(log_odds: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, Interval]:
     """Every metric of log-odds [N] against labels [N], with intervals from the resamples `weights` [n, N]."""
     log_odds = np.asarray(log_odds, dtype=float)
     probabilities = expit(log_odds)
@@ -181,8 +181,8 @@ def summary(log_odds: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]
     }
 
 
-def flat(metrics: dict[str, Interval]) -> dict[str, float]:
-    """`{"auroc": (v, l, h)}` as columns auroc, auroc_low, auroc_high."""
+def as_columns(metrics: dict[str, Interval]) -> dict[str, float]:
+    """`{"auroc": (v, l, h)}` as the columns auroc, auroc_low and auroc_high."""
     return {
         f"{name}{end}": value
         for name, interval in metrics.items()
@@ -190,6 +190,6 @@ def flat(metrics: dict[str, Interval]) -> dict[str, float]:
     }
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of questions or of probability, best told in percent."""
+def is_proportion(metric: str) -> bool:
+    """Whether a metric is a proportion, to be shown in percent."""
     return metric.startswith(("acc", "mc", "exact_match", "f1"))

@@ -1,4 +1,4 @@
-"""The questions of harness tasks that take theirs from the hub, downloaded once."""
+"""Downloading the questions of harness tasks from the hub, once."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +9,15 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from elkflow.common.cli import progress
 from elkflow.common.errors import UserError
-from elkflow.evaluation.harness_tasks import SPLITS, manager_of, place
+from elkflow.evaluation.harness_tasks import SPLITS, dataset_folder, task_manager
 
 
-def sources(task: str) -> dict[tuple[str, str], set[str]]:
-    """Which datasets a task or group needs: (hub id, configuration) to the names of its splits.
+def hub_datasets(task: str) -> dict[tuple[str, str], set[str]]:
+    """The datasets of a task or group: (hub id, configuration) to names of splits.
 
-    Told from the task files alone, nothing is loaded. An empty configuration is the dataset's default one.
+    Read from the task files alone; no dataset is loaded. An empty configuration is the default one.
     """
-    index = manager_of(task).task_index
+    index = task_manager(task).task_index
     found: dict[tuple[str, str], set[str]] = {}
     todo: list[str] = [task]
     while todo:
@@ -34,15 +34,18 @@ def sources(task: str) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def fetch(names: Sequence[str], folder: Path, revisions: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Download the questions of tasks as parquet files below `folder`; return the commit taken of each dataset.
+def fetch_questions(tasks: Sequence[str], folder: Path, revisions: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Download the questions of tasks as parquet files below `folder`; return the commit of each dataset.
+
+    Args:
+        revisions: dataset to the commit to take; others are taken at their newest.
 
     Raises:
-        UserError: a dataset cannot be reached; names it and says what to do without a network.
+        UserError: a dataset cannot be downloaded; says what to do without a network.
     """
     wanted: dict[tuple[str, str], set[str]] = {}
-    for name in names:
-        for key, splits in sources(name).items():
+    for task in tasks:
+        for key, splits in hub_datasets(task).items():
             wanted.setdefault(key, set()).update(splits)
     commits = dict(revisions or {})
     for (dataset, configuration), splits in progress(sorted(wanted.items()), "questions"):
@@ -51,7 +54,7 @@ def fetch(names: Sequence[str], folder: Path, revisions: Mapping[str, str] | Non
                 commits[dataset] = str(HfApi().dataset_info(dataset).sha)
             for split in sorted(splits):
                 rows = datasets.load_dataset(dataset, configuration or None, split=split, revision=commits[dataset])
-                target = place(folder, dataset, configuration) / f"{split}.parquet"
+                target = dataset_folder(folder, dataset, configuration) / f"{split}.parquet"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_parquet(target)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

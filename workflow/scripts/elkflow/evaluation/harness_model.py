@@ -1,4 +1,4 @@
-"""The model behind lm-evaluation-harness: its HFLM, computing only what its callers read."""
+"""The harness's HFLM, computing only what its callers read."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,30 +18,30 @@ from elkflow.batching.prefix_tree import Line, PromptWithAnswers, batch_lines, j
 from elkflow.batching.tree_attention import ancestor_mask, attention_windows
 from elkflow.common.cli import progress
 from elkflow.common.errors import UserError
-from elkflow.evaluation.score_cache import BLOCK, Answers, Request
+from elkflow.evaluation.score_cache import BLOCK, Request, ScoreCache
 from elkflow.hiddens.reader import BATCH_TOKENS, Reader, choose_layout
 from elkflow.models.tokens import encode_answer, encode_prompt
 
 MOST_LOGITS = 2048
-"""Positions whose logits are held at once: 400 MB in float32 at a vocabulary of 49k."""
+"""Positions whose logits are held at once: 400 MB in float32 for a vocabulary of 49k."""
 LONGEST_IN_WINDOWS = 1024
-"""Tokens of the longest input; attention over longer ones is faster in one piece, under a mask."""
-WINDOWS = 64
-"""Windows of long texts laid out together; how many run together is decided as for everything else."""
+"""Longest input, in tokens, for windowed attention; beyond it, one pass under a mask is faster."""
+ROLLING_WINDOWS = 64
+"""Windows of long texts laid out together; the batch size is decided as for everything else."""
 
 BatchSize = int | Literal["auto"]
 
 
 class HarnessModel(HFLM):
-    """HFLM of a loaded model. What differs from the parent, for decoders:
+    """HFLM of a loaded model. For decoders it differs from the parent:
 
-    - the output layer runs at the positions that are scored, not at all of them;
-    - whatever neighbouring inputs begin with (chat markup, instructions, worked examples, the question of several
-      answers) runs once, in prefix trees, unless the architecture takes no such mask;
-    - `auto` counts tokens, not rows, and shrinks the batch when memory runs out, instead of trying beforehand;
+    - the output layer runs only at the positions that are scored;
+    - prefixes shared by neighbouring inputs (chat markup, instructions, few-shot examples, the question of several
+      answers) run once, in prefix trees, unless the architecture does not accept such masks;
+    - `auto` counts tokens, not rows, and shrinks the batch when memory runs out, instead of trying sizes beforehand;
     - log-probabilities are computed in float32 whatever the model's dtype;
     - `exact_prompts` makes a request's tokens those of training: tokens(prompt) ++ tokens(answer);
-    - under `accelerate launch` processes share the questions on CPUs too.
+    - under `accelerate launch`, processes share the questions on CPUs too.
     """
 
     exact_prompts = False
@@ -54,9 +54,11 @@ class HarnessModel(HFLM):
         *,
         batch_size: BatchSize = "auto",
         seq2seq: bool = False,
-        answers: Answers | None = None,
+        cache: ScoreCache | None = None,
     ) -> None:
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # the parent warns about every argument it now ignores
+        logging.getLogger("lm_eval").setLevel(
+            logging.ERROR
+        )  # the parent warns about arguments it ignores for a loaded model
         super().__init__(
             pretrained=model,  # type: ignore[arg-type]
             tokenizer=tokenizer,  # type: ignore[arg-type]
@@ -66,12 +68,12 @@ class HarnessModel(HFLM):
             softmax_dtype="float32",
         )
         accelerator = Accelerator(cpu=self.device.type == "cpu")
-        if accelerator.num_processes > 1:  # the parent looks for others only where it loads the model itself
+        if accelerator.num_processes > 1:  # the parent looks for other processes only when it loads the model
             self.accelerator = accelerator
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-        self._readers: dict[bool, Reader] = {}  # what the architecture takes, with and without windows
-        self._chosen: BatchSize | None = None
-        self._answers = answers
+        self._readers: dict[bool, Reader] = {}  # what the architecture accepts, with and without windows
+        self._batch_size: BatchSize | None = None
+        self._cache = cache
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensor of every process, concatenated; scalars become a vector."""
@@ -86,11 +88,14 @@ class HarnessModel(HFLM):
         """Log-likelihood of whole texts, in windows of the model's context."""
         if self.backend != "causal":
             return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-        self._chosen, self.batch_size_per_gpu = self.batch_size_per_gpu, WINDOWS  # the parent would try sizes out here
+        self._batch_size, self.batch_size_per_gpu = (
+            self.batch_size_per_gpu,
+            ROLLING_WINDOWS,
+        )  # the parent would try sizes
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         finally:
-            self.batch_size_per_gpu, self._chosen = self._chosen, None
+            self.batch_size_per_gpu, self._batch_size = self._batch_size, None
 
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, override_bs: int | None = None
@@ -102,14 +107,14 @@ class HarnessModel(HFLM):
         scores: list[tuple[float, bool]] = []
         for start in range(0, len(requests), BLOCK):
             block = requests[start : start + BLOCK]
-            known = self._answers.get(block) if self._answers else None
+            known = self._cache.get(block) if self._cache else None
             if known is None:
                 if self.backend == "causal":
                     known = self._score_all(block)
                 else:
                     known = super()._loglikelihood_tokens(block, disable_tqdm=disable_tqdm, override_bs=override_bs)
-                if self._answers:
-                    self._answers.put(block, known)
+                if self._cache:
+                    self._cache.put(block, known)
             scores += known
         return scores
 
@@ -122,29 +127,29 @@ class HarnessModel(HFLM):
             sample = [PromptWithAnswers(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
             self._readers[windowed] = choose_layout(Reader(self.model, "decoder", windowed=windowed), sample)
         reader = self._readers[windowed]
-        size = self._chosen or self.batch_size_per_gpu
+        size = self._batch_size or self.batch_size_per_gpu
 
         def score(tokens: int) -> list[tuple[float, bool]]:
-            answers = [(0.0, False)] * len(requests)
+            scores = [(0.0, False)] * len(requests)
             if reader.windowed:
                 lines = reader.lines(questions, min(tokens, MOST_LOGITS))
             elif reader.shared:
                 lines = tree_lines(questions, self.config.hidden_size, max(512, 2 * longest))
             else:
-                lines = plain_lines(questions)
-            for batch in progress(list(few_logits(batch_lines(lines, tokens))), "scoring"):
-                for slot, answer in self._score(batch, requests, reader.windowed):
-                    answers[slot] = answer
-            return answers
+                lines = unshared_lines(questions)
+            for batch in progress(list(limit_logits(batch_lines(lines, tokens))), "scoring"):
+                for slot, found in self._score(batch, requests, reader.windowed):
+                    scores[slot] = found
+            return scores
 
         if size != "auto":
             return score(int(size) * longest)
         return find_executable_batch_size(score, starting_batch_size=BATCH_TOKENS.get(self.device.type, 8192))()
 
     def _question(self, row: int, request: Request) -> PromptWithAnswers:
-        """The tokens to be fed: all but the last, whose probability the one before it tells.
+        """The tokens to feed: all but the last, whose probability is read at the one before it.
 
-        What is too long for the model loses its beginning, as in the parent.
+        Inputs too long for the model are truncated on the left, as in the parent.
         """
         _, context, continuation = request
         tokens = (context + continuation)[-(self.max_length + 1) :]
@@ -156,7 +161,7 @@ class HarnessModel(HFLM):
     ) -> Iterator[tuple[int, tuple[float, bool]]]:
         """One forward pass: slot and (log-probability, greedy) of every sequence in `lines`.
 
-        Lines that are plain sequences need no mask: padding stands to the right, where causal attention never looks.
+        Lines that are plain sequences need no mask: they are padded on the right, where causal attention does not look.
         """
         lines = [join_lines(lines)] if windowed else lines
         inputs: dict[str, Any] = {"input_ids": pad_right([line.ids for line in lines], 0), "use_cache": False}
@@ -190,8 +195,8 @@ class HarnessModel(HFLM):
             start = end
 
 
-def plain_lines(questions: Sequence[PromptWithAnswers]) -> list[Line]:
-    """A line for each distinct input, for architectures that take no tree: answers of one token still share it."""
+def unshared_lines(questions: Sequence[PromptWithAnswers]) -> list[Line]:
+    """One line per distinct input, for architectures that do not accept trees; one-token answers still share a line."""
     lines: dict[tuple[int, ...], Line] = {}
     for question in questions:
         tokens = [*question.prompt, *question.answers[0]]
@@ -202,8 +207,8 @@ def plain_lines(questions: Sequence[PromptWithAnswers]) -> list[Line]:
     return list(lines.values())
 
 
-def few_logits(packed: Iterator[list[Line]]) -> Iterator[list[Line]]:
-    """Batches cut further where they have more than `MOST_LOGITS` scored positions."""
+def limit_logits(packed: Iterator[list[Line]]) -> Iterator[list[Line]]:
+    """Split batches that have more than `MOST_LOGITS` scored positions."""
     for batch in packed:
         part: list[Line] = []
         count = 0

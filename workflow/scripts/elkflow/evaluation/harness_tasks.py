@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: finding them, downloading their questions once, loading them from those files."""
+"""Tasks of lm-evaluation-harness: finding them, and loading them with questions from local files."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,70 +17,70 @@ from elkflow.common.paths import TASKS
 from elkflow.config.evaluation import TaskSettings
 
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
-SEED = 1234
-"""Of the harness's choice of worked examples: its own default, so that figures compare with published ones."""
-Loaded = Mapping[str, Any]
+FEWSHOT_SEED = 1234
+"""The harness's default, so that scores compare with published ones."""
+LoadedTasks = Mapping[str, Any]
 
 
 @cache
-def ours() -> TaskManager:
-    """The tasks of workflow/tasks."""
+def own_tasks() -> TaskManager:
+    """The tasks in workflow/tasks."""
     return TaskManager(include_path=str(TASKS), include_defaults=False)
 
 
 @cache
-def every() -> TaskManager:
-    """Ours and the harness's own: it reads thousands of files (ten seconds), so only where it is needed."""
+def all_tasks() -> TaskManager:
+    """Our tasks and the harness's: used only where needed, as reading its thousands of files takes ten seconds."""
     return TaskManager(include_path=str(TASKS))
 
 
-def manager_of(task: str) -> TaskManager:
-    """The smaller one of the managers that know a task.
+def task_manager(task: str) -> TaskManager:
+    """The smaller of the managers that know a task.
 
     Raises:
         UserError: none does.
     """
-    for manager in (ours, every):
+    for manager in (own_tasks, all_tasks):
         if task in manager().all_tasks:
             return manager()
     raise UserError(f"evaluation.suites: lm-evaluation-harness has no task {task!r}")
 
 
-def load_wording(name: str, prompts: Path) -> Loaded:
-    """The yes/no task over a file of rendered prompts, named after their wording."""
+def load_wording(name: str, prompts: Path) -> LoadedTasks:
+    """The yes/no task on a file of rendered prompts, named after their wording."""
     config = load_yaml(TASKS / "yes_no.yaml")
-    return ours().load([config | {"task": name, "metadata": {"version": 1.0, "prompts": str(prompts)}}])
+    return own_tasks().load([config | {"task": name, "metadata": {"version": 1.0, "prompts": str(prompts)}}])
 
 
-def load_task(settings: TaskSettings, questions: Path | None = None) -> Loaded:
-    """A task, or a group of tasks, with its worked examples chosen.
+def load_task(settings: TaskSettings, questions: Path | None = None) -> LoadedTasks:
+    """A task or group of tasks, with its number of few-shot examples set.
 
     Args:
-        questions: folder of `fetch`; none: the tasks bring their own questions, or the hub is asked.
+        questions: folder made by `fetch_questions`; None: the harness loads the questions itself.
     """
-    manager = manager_of(settings.task)
-    with stored(questions):
+    manager = task_manager(settings.task)
+    with questions_from(questions):
         loaded = manager.load([settings.task])
     for leaf in loaded["tasks"].values():
         if settings.num_fewshot is not None:
             leaf.set_config(key="num_fewshot", value=settings.num_fewshot)
         elif leaf.get_config("num_fewshot") is None:
             leaf.set_config(key="num_fewshot", value=0)
-        leaf.set_fewshot_seed(seed=SEED)
+        leaf.set_fewshot_seed(seed=FEWSHOT_SEED)
     return loaded
 
 
-def place(folder: Path, dataset: str, configuration: str | None) -> Path:
-    """Folder of a dataset's splits, one parquet file each."""
+def dataset_folder(folder: Path, dataset: str, configuration: str | None) -> Path:
+    """Folder of a dataset's splits, one parquet file per split."""
     return folder / dataset.replace("/", "__") / (configuration or "default")
 
 
 @contextmanager
-def stored(folder: Path | None) -> Iterator[None]:
-    """Within, tasks of the hub take their questions from the files below `folder`, held in memory.
+def questions_from(folder: Path | None) -> Iterator[None]:
+    """Within this context, tasks read the hub's questions from files below `folder` into memory.
 
     Raises:
-        UserError: a task's questions are not there.
+        UserError: a task's questions are missing.
     """
     if folder is None:
         yield
@@ -91,14 +91,14 @@ def stored(folder: Path | None) -> Iterator[None]:
         if callable(self.config.custom_dataset):
             download(self, dataset_kwargs, **kwargs)
             return
-        files = sorted(place(folder, str(self.config.dataset_path), self.config.dataset_name).glob("*.parquet"))
+        files = sorted(
+            dataset_folder(folder, str(self.config.dataset_path), self.config.dataset_name).glob("*.parquet")
+        )
         if not files:
-            raise UserError(
-                f"{folder}: has no questions of {self.config.dataset_path} {self.config.dataset_name or ''}"
-            )
+            raise UserError(f"{folder}: no questions of {self.config.dataset_path} {self.config.dataset_name or ''}")
         self.dataset = {file.stem: datasets.Dataset(pq.read_table(file)) for file in files}
 
-    ConfigurableTask.download = read  # type: ignore[method-assign]  # the factory takes no class of ours
+    ConfigurableTask.download = read  # type: ignore[method-assign]  # the harness accepts no task class of ours
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
-"""Scores that were computed already, found again by the model's content and the exact tokens that were asked.
+"""Cache of log-probabilities, keyed by the content of the model and the exact tokens of the requests.
 
-The harness has a cache of its own, but its keys do not name the model (EleutherAI/lm-evaluation-harness#2715, #4063):
-after training it would serve the untrained model's answers. Here a score is found only where the weights' hash, the
-dtype, the code that scores, the libraries and every token of every request are the same. So adding a task to a suite
-runs that task alone, and an evaluation that was killed goes on where it stopped.
+The harness's own cache does not key on the model (EleutherAI/lm-evaluation-harness#2715, #4063): after training it
+would serve the untrained model's scores. Here a score is found only where the weights' hash, the dtype, the scoring
+code, the libraries and every token of every request are the same. Adding a task to a suite therefore runs that task
+alone, and a killed evaluation resumes where it stopped.
 """
 
 import hashlib
@@ -22,29 +22,29 @@ from elkflow.common.paths import PACKAGE
 
 logger = logging.getLogger("elkflow")
 BLOCK = 8192
-"""Requests in one file: a killed evaluation loses at most so many."""
-SCORING = PACKAGE / "evaluation" / "harness_model.py"
-"""The module that computes scores: an edit to it, or to one that it imports, forgets them all."""
+"""Requests per file: the most that a killed evaluation loses."""
+SCORING_MODULE = PACKAGE / "evaluation" / "harness_model.py"
+"""The module that computes scores: an edit to it or to anything it imports invalidates the cache."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "lm_eval")
 
 Request = tuple[Any, list[int], list[int]]
 Score = tuple[float, bool]
 
 
-class Answers:
-    """Scores of one subject, in files below `folder`.
+class ScoreCache:
+    """Scores of one model, in files below `folder`.
 
     Args:
-        subject: whatever decides its scores, as JSON: hashes of weights, dtype, device.
+        model: whatever decides its scores, as JSON: hashes of weights, dtype, device.
     """
 
-    def __init__(self, folder: Path, subject: Mapping[str, Any]) -> None:
-        code = [sha256(path) for path in sorted({SCORING, *closure(SCORING)})]
+    def __init__(self, folder: Path, model: Mapping[str, Any]) -> None:
+        code = [sha256(path) for path in sorted({SCORING_MODULE, *closure(SCORING_MODULE)})]
         libraries = [metadata.version(library) for library in LIBRARIES]
-        self.folder = Path(folder) / _digest([json.dumps([subject, code, libraries], sort_keys=True).encode()])[:24]
+        self.folder = Path(folder) / _digest([json.dumps([model, code, libraries], sort_keys=True).encode()])[:24]
 
     def get(self, requests: Sequence[Request]) -> list[Score] | None:
-        """The scores of exactly these requests, in this order; None where they are not known, or damaged."""
+        """The scores of exactly these requests, in this order; None if they are not cached or damaged."""
         file = self._file(requests)
         if not file.is_file():
             return None
@@ -55,11 +55,11 @@ class Answers:
         except (UserError, LookupError, TypeError, ValueError):
             whole = False
         if not whole:
-            logger.warning("%s: damaged; its questions are asked again", file)
+            logger.warning("%s: damaged; its requests are scored again", file)
         return scores if whole else None
 
     def put(self, requests: Sequence[Request], scores: Sequence[Score]) -> None:
-        """Keep the scores of these requests."""
+        """Store the scores of these requests."""
         write_json(self._file(requests), {"scores": [list(score) for score in scores], "sha256": _hash_of(scores)})
 
     def _file(self, requests: Sequence[Request]) -> Path:
@@ -72,7 +72,7 @@ def _hash_of(scores: Sequence[Score]) -> str:
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    """Hash of a sequence of byte strings; their borders count."""
+    """Hash of a sequence of byte strings, including their boundaries."""
     total = hashlib.sha256()
     for part in parts:
         total.update(len(part).to_bytes(8, "little"))

@@ -1,8 +1,7 @@
-"""What the reward achieves without training: the answer it prefers, and the best of N sampled answers.
+"""Baselines without training: the answer with the highest reward, and the best of N sampled answers.
 
 Prasad et al., "Features as Rewards" (arXiv 2602.10067), compare both with reinforcement learning. Over a closed set of
-answers best-of-N needs no sampling: its expected accuracy follows from the untrained model's probabilities of the
-answers, exactly and without the noise of drawing.
+answers, best-of-N needs no sampling: its expected accuracy follows exactly from the untrained model's probabilities.
 """
 
 from collections.abc import Sequence
@@ -15,38 +14,40 @@ from elkflow.common.errors import UserError
 from elkflow.common.metrics import bootstrap, mean
 
 
-def selected(probabilities: NDArray, rewards: NDArray, samples: int) -> NDArray:
-    """Probability that best-of-N ends with each answer.
+def best_of_n(probabilities: NDArray, rewards: NDArray, samples: int) -> NDArray:
+    """Probability [B, A] that best-of-N selects each answer.
 
     Args:
-        probabilities: [B, A], of sampling each allowed answer; the rest is the chance of a sample that is none of them,
-            which is worth less than every answer.
+        probabilities: [B, A], of sampling each allowed answer; the remainder is the probability of any other response,
+            whose reward is below that of every allowed answer.
         rewards: [B, A].
         samples: N.
 
     Returns:
-        [B, A]; rows sum to 1 less the chance that no sample is an allowed answer.
+        [B, A]; rows sum to 1 minus the probability that no sample is an allowed answer.
     """
     order = np.argsort(-rewards, axis=1, kind="stable")
     better = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1).clip(max=1.0)
-    missed = np.concatenate([np.ones((len(better), 1)), (1 - better) ** samples], axis=1)  # none of the k best came up
+    missed = np.concatenate(
+        [np.ones((len(better), 1)), (1 - better) ** samples], axis=1
+    )  # none of the k best was sampled
     chances = np.empty_like(probabilities)
     np.put_along_axis(chances, order, missed[:, :-1] - missed[:, 1:], axis=1)
     return chances
 
 
 def without_rl(questions: pd.DataFrame, counts: Sequence[int], seed: int = 0) -> pd.DataFrame:
-    """Accuracy and cost of the untrained model and of what the reward makes of it.
+    """Accuracy and cost of the untrained model, with and without selection by the reward.
 
     Args:
         questions: columns scores (log-probability of each answer), rewards (of each answer), label, group.
-        counts: the values of N.
+        counts: values of N.
 
     Returns:
-        Columns method, n (samples or answers looked at), accuracy, low, high (95 %, bootstrap over groups), answered
-        (share of questions that end with an allowed answer), forward_passes (sequences run a question, policy and
-        reward model together, every sample on its own), forward_passes_shared (samples of one token drawn from one
-        pass, each distinct answer scored once; expected value).
+        Columns method, n (samples or answers compared), accuracy, low, high (95 %, bootstrap over groups), answered
+        (fraction of questions that end with an allowed answer), forward_passes (sequences per question, by policy and
+        reward model together, each sample run separately), forward_passes_shared (its expected value where all samples
+        of one token come from one pass and each distinct answer is scored once).
     """
     scores, rewards = (np.stack(list(questions[name])).astype(float) for name in ("scores", "rewards"))
     labels, probabilities = questions["label"].to_numpy(int), np.exp(scores)
@@ -54,12 +55,12 @@ def without_rl(questions: pd.DataFrame, counts: Sequence[int], seed: int = 0) ->
     right = np.arange(answers) == labels[:, None]
     everything = np.ones_like(probabilities)
     cases = [
-        ("untrained model's likelier answer", 1, _one(scores), 1.0, 1.0),
-        ("answer with the higher reward", answers, selected(everything, rewards, 1), float(answers), float(answers)),
+        ("untrained model's likelier answer", 1, _one_hot_argmax(scores), 1.0, 1.0),
+        ("answer with the higher reward", answers, best_of_n(everything, rewards, 1), float(answers), float(answers)),
     ]
     for count in counts:
         distinct = float((1 - (1 - probabilities) ** count).sum(axis=1).mean())
-        cases.append(("best of N samples", count, selected(probabilities, rewards, count), 2.0 * count, 1 + distinct))
+        cases.append(("best of N samples", count, best_of_n(probabilities, rewards, count), 2.0 * count, 1 + distinct))
     rows = []
     for method, count, chances, passes, shared in cases:
         value, low, high = bootstrap(
@@ -80,16 +81,16 @@ def without_rl(questions: pd.DataFrame, counts: Sequence[int], seed: int = 0) ->
     return pd.DataFrame(rows)
 
 
-def _one(scores: NDArray) -> NDArray:
+def _one_hot_argmax(scores: NDArray) -> NDArray:
     """One at each row's highest score, zero elsewhere."""
     return np.eye(scores.shape[1])[scores.argmax(axis=1)]
 
 
-def join(samples: pd.DataFrame, rewards: pd.DataFrame, prompts: pd.DataFrame, wording: str) -> pd.DataFrame:
-    """One row a question with its scores, rewards, label and group.
+def join_by_question(samples: pd.DataFrame, rewards: pd.DataFrame, prompts: pd.DataFrame, wording: str) -> pd.DataFrame:
+    """One row per question with its scores, rewards, label and group.
 
     Raises:
-        UserError: a question was asked that has no reward.
+        UserError: a question has no reward.
     """
     asked = samples.loc[samples["task"] == wording, ["id", "scores", "label"]]
     known = asked.merge(rewards[["id", "rewards"]].astype({"id": str}), on="id").merge(

@@ -11,11 +11,11 @@ from elkflow.common.errors import UserError
 from elkflow.common.metrics import (
     Interval,
     accuracy,
+    as_columns,
     auroc,
     bootstrap,
     calibrated_accuracy,
     ece,
-    flat,
     paired_bootstrap,
 )
 from elkflow.config.probe import ProbeSettings
@@ -52,8 +52,8 @@ def control_table(
             {
                 "control": control.name,
                 "draws": len(control.log_odds),
-                **flat(metrics),
-                **flat({"lead": lead}),
+                **as_columns(metrics),
+                **as_columns({"lead": lead}),
                 "margin": settings.gate.margin,
                 "counts": control.name in settings.gate.against,
                 "passed": lead.low >= settings.gate.margin,

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from elkflow.common.metrics import accuracy, auroc, bootstrap, ece, flat, resamples, summary
+from elkflow.common.metrics import accuracy, all_metrics, as_columns, auroc, bootstrap, ece, resamples
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fitting import (
@@ -52,7 +52,7 @@ def layer_table(fitted: dict[str, FittedProbes], parts: ProbeData, settings: Pro
                     "ece": bootstrap(ece, probabilities, truth, weights=weights),
                 }
                 facts = {name: numbers[index] for name, numbers in each.facts.items()}
-                rows.append({"method": method, "layer": layer, "part": part, **flat(metrics), **facts})
+                rows.append({"method": method, "layer": layer, "part": part, **as_columns(metrics), **facts})
     return pd.DataFrame(rows)
 
 
@@ -78,7 +78,7 @@ def method_table(
                 getattr(each, part)[best[method]], *_labels_and_groups(part, parts), settings.ensembling
             )
             weights = resamples(len(truth), settings.bootstrap, settings.seed, clusters)
-            row |= {f"{prefix}{name}": value for name, value in flat(summary(odds, truth, weights)).items()}
+            row |= {f"{prefix}{name}": value for name, value in as_columns(all_metrics(odds, truth, weights)).items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -90,7 +90,7 @@ def wording_table(
     rows = []
     for index, wording in enumerate(settings.wordings()):
         odds = pair_log_odds(chosen.val[at, index])
-        rows.append({"wording": wording, **flat(summary(odds, parts.val.labels, weights))})
+        rows.append({"wording": wording, **as_columns(all_metrics(odds, parts.val.labels, weights))})
     return pd.DataFrame(rows)
 
 
@@ -103,7 +103,7 @@ def member_table(name: str, odds: NDArray, parts: ProbeData, settings: ProbeSett
         rows.append({"dataset": member, "rows": len(chosen[-1])})
     for row, index in zip(rows, chosen, strict=True):
         weights = resamples(len(index), settings.bootstrap, settings.seed, val.groups[index])
-        row |= flat(summary(odds[index], val.labels[index], weights))
+        row |= as_columns(all_metrics(odds[index], val.labels[index], weights))
     return pd.DataFrame(rows)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import flat, resamples, summary
+from elkflow.common.metrics import all_metrics, as_columns, resamples
 from elkflow.probes.contrast_pairs import ContrastPairs, Normalisation
 from elkflow.probes.saved_probe import Probe, check_states
 
@@ -42,5 +42,5 @@ def transfer_table(
                 used = Probe(norm.mean[0], norm.scale[0], probe.weight, probe.bias, probe.facts)
             odds = torch.as_tensor(used.log_odds(states[0])).double().numpy()
             row = {"tested_on": name, "statistics": statistics, "rows": len(pairs)}
-            rows.append(row | flat(summary(odds, pairs.labels, weights)))
+            rows.append(row | as_columns(all_metrics(odds, pairs.labels, weights)))
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Figures of the summary: each function turns a table into one chart, for a PNG and for the report's pages."""
+"""Charts of the summary: each function turns a table into a chart, for a PNG file and for the report's pages."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +9,19 @@ import pandas as pd
 
 from elkflow.common.files import atomic
 
-BASE, TUNED, REWARD, GOLD = "#8c8c8c", "#0072b2", "#e69f00", "#009e73"  # Okabe and Ito: told apart by everyone
+BASE, TUNED, REWARD, GOLD = "#8c8c8c", "#0072b2", "#e69f00", "#009e73"  # Okabe and Ito: safe for colour-blind readers
 WIDTH, HEIGHT = 620, 300
 HEALTH = {
-    "kl_k3": "KL from the start (nats)",
+    "kl_k3": "KL from the reference (nats)",
     "entropy": "entropy (nats)",
-    "valid": "allowed answers",
-    "yes_rate": "share of Yes",
+    "valid": "fraction of allowed answers",
+    "yes_rate": "fraction of Yes",
 }
 OUTCOME_COLOURS = {
     "honest": GOLD,
     "unchanged": BASE,
-    "follows the probe's errors": "#d55e00",
-    "hides": "#cc79a7",
+    "overfits the probe": "#d55e00",
+    "obfuscated": "#cc79a7",
     "collapsed": "#222222",
 }
 Chart = Any
@@ -34,7 +34,7 @@ def save(chart: Chart, png: Path) -> None:
 
 
 def styled(chart: Chart) -> Chart:
-    """The look all figures share."""
+    """The look that all charts share."""
     return (
         chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=12)
         .configure_axis(
@@ -48,16 +48,16 @@ def styled(chart: Chart) -> Chart:
 
 
 def before_after(comparison: pd.DataFrame) -> Chart:
-    """Accuracy of base and tuned model on every task with 95 % intervals; one panel a run and seed."""
-    shares = comparison[comparison[["base", "tuned"]].le(1).all(axis=1) & comparison["higher_is_better"]]
+    """Accuracy of base and tuned model on every task, with 95 % intervals; one panel per run and seed."""
+    proportions = comparison[comparison[["base", "tuned"]].le(1).all(axis=1) & comparison["higher_is_better"]]
     parts = []
     for model in ("base", "tuned"):
         columns = {model: "value", f"{model}_low": "low", f"{model}_high": "high"}
-        part = shares[["run", "seed", "task", "n", *columns]].rename(columns=columns)
+        part = proportions[["run", "seed", "task", "n", *columns]].rename(columns=columns)
         parts.append(part.assign(model=model))
     table = pd.concat(parts)
     table["panel"] = table["run"] + ", seed " + table["seed"].astype(str)
-    tasks = list(dict.fromkeys(shares["task"]))
+    tasks = list(dict.fromkeys(proportions["task"]))
     x = alt.X("task:N", sort=tasks, title=None, axis=alt.Axis(labelAngle=0, labelLimit=140))
     offset = alt.XOffset("model:N", sort=["base", "tuned"])
     bars = (
@@ -92,14 +92,14 @@ def before_after(comparison: pd.DataFrame) -> Chart:
     )
 
 
-def training(steps: pd.DataFrame) -> Chart:
-    """Reward and gold accuracy over training steps, one panel a run and seed.
+def training_curves(steps: pd.DataFrame) -> Chart:
+    """Reward and gold accuracy over training steps, one panel per run and seed.
 
     Args:
         steps: columns run, seed, step, reward, gold_of_allowed.
     """
     names = {
-        "reward": "probe's reward (what is trained on)",
+        "reward": "probe's reward (optimised)",
         "gold_of_allowed": "gold accuracy of allowed answers (never seen)",
     }
     table = steps[["run", "seed", "step", *names]].melt(["run", "seed", "step"], None, "series", "value").dropna()
@@ -117,12 +117,12 @@ def training(steps: pd.DataFrame) -> Chart:
         )
         .properties(width=WIDTH if panels == 1 else WIDTH // 2, height=HEIGHT if panels == 1 else HEIGHT * 2 // 3)
         .facet(alt.Facet("panel:N", title=None), columns=1 if panels == 1 else 3)
-        .properties(title="What training optimises, and what it is for")
+        .properties(title="What training optimises, and what it is meant to improve")
     )
 
 
-def health(steps: pd.DataFrame) -> Chart:
-    """Vital signs over training, one panel each, one line a run and seed.
+def training_health(steps: pd.DataFrame) -> Chart:
+    """KL, entropy and answer fractions over training: one panel each, one line per run and seed.
 
     Args:
         steps: columns run, seed, step, and those of `HEALTH`.
@@ -150,7 +150,7 @@ def health(steps: pd.DataFrame) -> Chart:
 
 
 def sweep(rows: pd.DataFrame, axes: Mapping[str, pd.DataFrame]) -> Chart:
-    """Every training of a sweep, and below, along each number that is swept, what became of the policy.
+    """Every training of a sweep and, below, the outcomes along each swept number.
 
     Args:
         rows: see `gains`.
@@ -160,7 +160,7 @@ def sweep(rows: pd.DataFrame, axes: Mapping[str, pd.DataFrame]) -> Chart:
 
 
 def gains(rows: pd.DataFrame) -> Chart:
-    """Gain on the wording trained on, with its interval, coloured by outcome: a line a training.
+    """Gain on the wording trained on, with its interval, coloured by outcome: one line per training.
 
     Args:
         rows: columns run, seed, outcome, training_difference, training_ci_low, training_ci_high.
@@ -182,25 +182,25 @@ def gains(rows: pd.DataFrame) -> Chart:
 
 
 def outcomes(rows: pd.DataFrame, axis: str) -> Chart:
-    """What a swept number decides: whom the tuned model agrees with, what can be read from it, and the outcome.
+    """Along a swept number: agreement of the tuned model with probe and truth, AUROC on its states, and the outcome.
 
     Args:
-        rows: columns run, seed, value (of the swept number), outcome, agrees_truth, agrees_probe and, where the tuned
-            models were read, frozen_auroc and fresh_auroc.
+        rows: columns run, seed, value (of the swept number), outcome, agrees_truth, agrees_probe and, where a fresh
+            probe was fitted, frozen_auroc and fresh_auroc.
     """
     agreement = {"agrees_truth": "with the truth", "agrees_probe": "with the probe"}
     panels = [_along(rows, axis, agreement, "agreement of the tuned model's answers", "%")]
-    reading = {"fresh_auroc": "by a fresh probe", "frozen_auroc": "by the frozen probe"}
-    if {*reading} <= {*rows.columns}:
-        panels.append(_along(rows, axis, reading, "truth read from the tuned model (AUROC)", ".3f"))
+    aurocs = {"fresh_auroc": "fresh probe", "frozen_auroc": "frozen probe"}
+    if {*aurocs} <= {*rows.columns}:
+        panels.append(_along(rows, axis, aurocs, "AUROC on the tuned model's states", ".3f"))
     return alt.hconcat(*panels, spacing=40).resolve_scale(strokeDash="independent", shape="independent")
 
 
 def _along(rows: pd.DataFrame, axis: str, names: dict[str, str], title: str, form: str) -> Chart:
-    """Two curves over a swept number, a mark for each training in its outcome's colour."""
+    """Two curves over a swept number, with a point per training in the colour of its outcome."""
     keys = ["run", "seed", "value", "outcome"]
-    table = rows[[*keys, *names]].melt(keys, None, "judge", "share").dropna()
-    table["judge"] = table["judge"].map(names)
+    table = rows[[*keys, *names]].melt(keys, None, "measure", "y").dropna()
+    table["measure"] = table["measure"].map(names)
     values = sorted(rows["value"].unique())
     positive = [value for value in values if value > 0]
     scale = alt.Scale()
@@ -208,12 +208,12 @@ def _along(rows: pd.DataFrame, axis: str, names: dict[str, str], title: str, for
         scale = alt.Scale(type="log") if values[0] > 0 else alt.Scale(type="symlog", constant=positive[0])
     ticks = alt.Axis(values=values) if len(values) <= 10 else alt.Axis()
     x = alt.X("value:Q", title=axis, scale=scale, axis=ticks)
-    y = alt.Y("share:Q", title=title, axis=alt.Axis(format=form), scale=alt.Scale(zero=False))
-    told = list(names.values())
-    judge = alt.StrokeDash("judge:N", scale=alt.Scale(domain=told, range=[[1, 0], [5, 4]]))
-    shape = alt.Shape("judge:N", scale=alt.Scale(domain=told, range=["circle", "diamond"]))
-    lines = alt.Chart(table).mark_line(color="#888888").encode(x=x, y=alt.Y("mean(share):Q"), strokeDash=judge)
-    tooltip = ["run", "seed", "outcome", "judge", alt.Tooltip("share:Q", format=".3f")]
+    y = alt.Y("y:Q", title=title, axis=alt.Axis(format=form), scale=alt.Scale(zero=False))
+    domain = list(names.values())
+    dash = alt.StrokeDash("measure:N", scale=alt.Scale(domain=domain, range=[[1, 0], [5, 4]]))
+    shape = alt.Shape("measure:N", scale=alt.Scale(domain=domain, range=["circle", "diamond"]))
+    lines = alt.Chart(table).mark_line(color="#888888").encode(x=x, y=alt.Y("mean(y):Q"), strokeDash=dash)
+    tooltip = ["run", "seed", "outcome", "measure", alt.Tooltip("y:Q", format=".3f")]
     dots = (
         alt.Chart(table)
         .mark_point(filled=True, size=90, opacity=1)

@@ -1,54 +1,68 @@
-"""Tables for people: Markdown for files, plain lines for the terminal."""
+"""Numbers and tables as text: Markdown for files, aligned columns for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elkflow.common.metrics import is_share
-
-BASELINES = {
-    "majority": "always the more frequent answer",
-    "word_overlap": "shared words",
-    "bag_of_words": "bag of words",
-    "zero_shot": "the model's own zero-shot answer",
-    "random_directions": "random directions",
-    "shuffled_labels": "shuffled labels",
-    "untrained_model": "a probe on an untrained model",
-}
-"""Controls beside every probe, in the words of the report."""
+from elkflow.common.metrics import is_proportion
+from elkflow.summary.diagnosis import OUTCOMES
 
 
-def rows_of(evaluations: list[dict[str, Any]], training: dict[str, Any]) -> list[dict[str, Any]]:
-    """The comparison's rows of one run and seed."""
-    return [row for row in evaluations if (row["run"], row["seed"]) == (training["run"], training["seed"])]
+def value(number: float, metric: str) -> str:
+    """A metric's value; proportions in percent."""
+    return f"{100 * number:.1f} %" if is_proportion(metric) else f"{number:.3f}"
 
 
-def average_rows(averages: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
-    """Suites' averages as cells of text."""
-    return [
-        {
-            "run": row["run"],
-            "seed": str(row["seed"]),
-            "suite": f"{row['suite']}, average of {row['tasks']} tasks",
-            "questions": str(row["n"]),
-            "base": number(row["base"], "acc"),
-            "tuned": number(row["tuned"], "acc"),
-            "difference [95 %]": gain(row["difference"], row["ci_low"], row["ci_high"], "acc"),
-        }
-        for row in averages
-    ]
+def gain(row: Mapping[Any, Any], metric: str) -> str:
+    """A row's difference and its interval: `+41.2 [37.8, 44.6] points`."""
+    change, low, high = row["difference"], row["ci_low"], row["ci_high"]
+    if is_proportion(metric):
+        return f"{100 * change:+.1f} [{100 * low:.1f}, {100 * high:.1f}] points"
+    return f"{change:+.3f} [{low:.3f}, {high:.3f}]"
 
 
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table; columns are the first row's keys."""
+def signed(number: float, metric: str) -> str:
+    """A difference, in percentage points where the metric is a proportion."""
+    return f"{100 * number:+.1f}" if is_proportion(metric) else f"{number:+.3f}"
+
+
+def percent(number: float, low: float, high: float) -> str:
+    """A proportion and its interval: `81.2 % [78.0, 84.1]`."""
+    return f"{100 * number:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def p_value(number: float) -> str:
+    """A p-value as papers print it."""
+    return "< 0.001" if number < 0.001 else f"{number:.3f}"
+
+
+def auroc(probe: Mapping[str, Any]) -> str:
+    """AUROC and its interval: `0.972 [0.952, 0.986]`."""
+    return f"{probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
+
+
+def outcome(key: str | None) -> str:
+    """An outcome in words; empty where a training has none."""
+    return OUTCOMES[key].name if key else ""
+
+
+def judgement(row: Mapping[Any, Any]) -> str:
+    """`better`, `worse` or `within noise`."""
+    if row["within_noise"]:
+        return "within noise"
+    return "better" if (row["difference"] > 0) == bool(row["higher_is_better"]) else "worse"
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table; the first row's keys are its columns."""
     if not rows:
         return "(nothing)\n"
-    cells = [[str(value).replace("|", "\\|") for value in row.values()] for row in rows]
+    cells = [[str(cell).replace("|", "\\|") for cell in row.values()] for row in rows]
     lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A wide table on its side: one column for each of `rows`."""
+def transpose(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A wide table on its side: one column for each of `rows`, headed by its first cell."""
     if not rows:
         return []
     first, *names = rows[0]
@@ -57,8 +71,8 @@ def turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return [{first: name} | {head: row[name] for head, row in zip(heads, rows, strict=True)} for name in names]
 
 
-def plain(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first to the left, the others to the right."""
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -67,75 +81,3 @@ def plain(rows: Sequence[Sequence[str]]) -> str:
         )
         for row in rows
     )
-
-
-def number(value: float, metric: str) -> str:
-    """Accuracies in percent, other metrics as they are."""
-    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.3f}"
-
-
-def gain(value: float, low: float, high: float, metric: str) -> str:
-    """A difference and its interval: `+41.2 [37.8, 44.6] points`."""
-    if is_share(metric):
-        return f"{100 * value:+.1f} [{100 * low:.1f}, {100 * high:.1f}] points"
-    return f"{value:+.3f} [{low:.3f}, {high:.3f}]"
-
-
-def p_value(value: float) -> str:
-    """A p-value as papers print it."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def judgement(row: Any) -> str:
-    """One word or two about a difference."""
-    if row["within_noise"]:
-        return "within noise"
-    return "better" if (row["difference"] > 0) == bool(row["higher_is_better"]) else "worse"
-
-
-def comparison_rows(comparison: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
-    """The comparison as cells of text."""
-    return [
-        {
-            "run": row["run"],
-            "seed": str(row["seed"]),
-            "task": row["task"],
-            "questions": str(row["n"]),
-            "metric": row["metric"],
-            "base": number(row["base"], row["metric"]),
-            "tuned": number(row["tuned"], row["metric"]),
-            "difference [95 %]": gain(row["difference"], row["ci_low"], row["ci_high"], row["metric"]),
-            "p": p_value(row["p_value"]),
-            "p (Holm)": p_value(row["p_holm"]),
-            "verdict": judgement(row),
-        }
-        for row in comparison
-    ]
-
-
-def probe_rows(probes: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Every probe and, under it, the datasets of its mixture and its baselines, as cells of text."""
-    rows = []
-    for probe in probes:
-        rows.append(_probe_row(probe["probe"], f"probe: {probe['method']}, layer {probe['layer']}", probe))
-        for name, entry in probe["datasets"].items():
-            rows.append(_probe_row("", f"the probe on {name} alone ({entry['rows']} questions)", entry))
-        rows += [_probe_row("", BASELINES.get(key, key), entry) for key, entry in probe["baselines"].items()]
-    return rows
-
-
-def _probe_row(probe: str, what: str, figures: dict[str, Any]) -> dict[str, str]:
-    auroc, low, high = (figures.get(key) for key in ("auroc", "auroc_low", "auroc_high"))
-    shown = "" if auroc is None else f"{auroc:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-    accuracy = figures.get("accuracy")
-    return {
-        "probe": probe,
-        "what decides": what,
-        "AUROC [95 %]": shown,
-        "accuracy": "" if accuracy is None else f"{100 * accuracy:.1f} %",
-    }
-
-
-def signed(value: float, metric: str) -> str:
-    """A difference, in points where the metric is a share."""
-    return f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3f}"

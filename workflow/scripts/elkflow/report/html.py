@@ -1,4 +1,4 @@
-"""Pages of the report: blocks of text, tables and interactive charts as one HTML file that needs no network."""
+"""A page of the report: text, tables and interactive charts in one HTML file that needs no network."""
 
 import json
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from elkflow.report.charts import styled
 
 @dataclass
 class Page:
-    """A page that grows block by block."""
+    """A page, built block by block."""
 
     title: str
     blocks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def charts(self) -> bool:
-        """Whether the page needs the plotting library."""
+        """Whether the page has charts, and so needs the plotting library."""
         return any(block["kind"] == "chart" for block in self.blocks)
 
     def heading(self, text: str) -> None:
@@ -35,12 +35,12 @@ class Page:
         self.blocks.append({"kind": "text", "text": text, "lead": lead})
 
     def flag(self, text: str, good: bool = False) -> None:
-        """A remark that nobody should miss."""
+        """A highlighted remark."""
         self.blocks.append({"kind": "flag", "text": text, "good": good})
 
     def numbers(self, *numbers: tuple[str, str, str, str]) -> None:
-        """Large figures: (what, value, note, style of base | probe | tuned | gain)."""
-        names = ("what", "value", "note", "style")
+        """Large numbers: (label, value, note, style of base | probe | tuned | gain)."""
+        names = ("label", "value", "note", "style")
         self.blocks.append({"kind": "numbers", "numbers": [dict(zip(names, each, strict=True)) for each in numbers]})
 
     def table(self, rows: Sequence[dict[str, str]]) -> None:
@@ -49,11 +49,11 @@ class Page:
 
     def chart(self, chart: Any) -> None:
         """An Altair chart."""
-        spec = json.dumps(styled(chart).to_dict()).replace("<", "\\u003c")  # ends no script, whatever a name holds
+        spec = json.dumps(styled(chart).to_dict()).replace("<", "\\u003c")  # no name can end the script
         self.blocks.append({"kind": "chart", "spec": Markup(spec)})
 
     def save(self, path: Path) -> None:
-        """Write the page."""
+        """Write the page as HTML."""
         environment = Environment(
             loader=FileSystemLoader(REPORT), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
         )

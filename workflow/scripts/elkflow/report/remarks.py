@@ -1,4 +1,4 @@
-"""What a reader of the verdict must not miss, in a sentence each, and the short table for the terminal."""
+"""What a reader of the verdict must not miss, in one sentence each."""
 
 from typing import Any
 
@@ -6,17 +6,18 @@ from elkflow.report import formatting, table_rows
 from elkflow.summary.diagnosis import OUTCOMES
 
 
-def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str, Any]) -> list[tuple[str, bool]]:
+def remarks(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str, Any]) -> list[tuple[str, bool]]:
     """Remarks on one training: (text, whether it is good news).
 
     Args:
-        training, own, probe: the training's row of the verdict, its evaluations, and the probe it was rewarded by.
+        training, own, probe: the training's row of the verdict, its evaluations, and the probe of its reward.
     """
     found = []
     whom = training["agreement"].get(training["wording"])
     trained = next((row for row in own if row["kind"] == "training"), None)
     if trained is not None:
-        text = f"{training['outcome'].capitalize()}: {OUTCOMES[training['outcome']]} ({table_rows.points(trained)})."
+        outcome = OUTCOMES[training["outcome"]]
+        text = f"{outcome.name.capitalize()}: {outcome.meaning} ({table_rows.gain_and_p(trained)})."
         if whom is not None and whom["errors"]:
             text += (
                 f" Of the {whom['errors']} questions (of {whom['n']}) that the probe gets wrong, the tuned model "
@@ -24,18 +25,18 @@ def findings(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[st
             )
         found.append((text, training["outcome"] == "honest"))
     if training["ended"] != "finished":
-        told = f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}."
-        found.append((told, False))
+        text = f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}."
+        found.append((text, False))
     if training["exploits_probe"] and whom is not None:
-        told = (
+        text = (
             "Reward hacking: the reward rose during training, gold accuracy did not; the tuned model agrees with the "
             f"probe in {whom['tuned_probe']:.0%} and with the truth in {whom['tuned_truth']:.0%} of answers."
         )
-        found.append((told, False))
+        found.append((text, False))
     if not probe["admitted"]:
-        told = "The probe does not lead its baselines by the required margin; it was let through on request."
-        found.append((told, False))
+        text = "The probe does not lead its baselines by the required margin; it was let through on request."
+        found.append((text, False))
     for row in own:
         if row["kind"] == "general" and formatting.judgement(row) == "worse":
-            found.append((f"Other abilities suffered: {row['task']} {table_rows.points(row)}.", False))
+            found.append((f"Other abilities suffered: {row['task']} {table_rows.gain_and_p(row)}.", False))
     return found

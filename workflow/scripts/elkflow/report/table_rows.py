@@ -1,50 +1,53 @@
-"""Rows for the report's tables and plots, gathered from the verdict."""
+"""Rows of the report's tables, and of the charts of sweeps, from the verdict."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from elkflow.report import formatting
-from elkflow.report.formatting import gain, number, p_value, rows_of
+from elkflow.report.formatting import gain, p_value, percent, value
+
+BASELINES = {
+    "majority": "majority class",
+    "word_overlap": "word overlap",
+    "bag_of_words": "bag of words",
+    "zero_shot": "the model's own zero-shot answer",
+    "random_directions": "random directions",
+    "shuffled_labels": "shuffled labels",
+    "untrained_model": "a probe on an untrained model",
+}
+"""Controls of every probe, in the words of the report."""
 
 
-def points(row: dict[str, Any]) -> str:
+def rows_of(rows: list[dict[str, Any]], training: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of one run and seed."""
+    return [row for row in rows if (row["run"], row["seed"]) == (training["run"], training["seed"])]
+
+
+def gain_and_p(row: dict[str, Any]) -> str:
     """A difference with its interval and p-value."""
-    text = gain(row["difference"], row["ci_low"], row["ci_high"], row["metric"])
-    return f"{text}, " + ("within noise" if row["within_noise"] else f"p {p_value(row['p_holm'])}")
+    return f"{gain(row, row['metric'])}, " + ("within noise" if row["within_noise"] else f"p {p_value(row['p_holm'])}")
 
 
-def interval(row: dict[str, Any], name: str) -> str:
-    """`[48.1 %, 52.3 %]` of base or tuned."""
-    return f"[{number(row[f'{name}_low'], row['metric'])}, {number(row[f'{name}_high'], row['metric'])}]"
+def interval(row: dict[str, Any], model: str) -> str:
+    """The interval of base or tuned model: `[48.1 %, 52.3 %]`."""
+    return f"[{value(row[f'{model}_low'], row['metric'])}, {value(row[f'{model}_high'], row['metric'])}]"
 
 
-def auroc(probe: dict[str, Any]) -> str:
-    """AUROC with its interval."""
-    return f"{probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
-
-
-def elsewhere(training: dict[str, Any], probe: dict[str, Any]) -> str:
-    """` on cue`, where a probe's own figures are about other questions than the policy was asked; else nothing."""
+def measured_on(training: dict[str, Any], probe: dict[str, Any]) -> str:
+    """` on cue` where the probe's own metrics are on another dataset than the policy's; else empty."""
     return "" if probe["dataset"] == training["dataset"] else f" on {probe['dataset']}"
 
 
-def knows(training: dict[str, Any], probe: dict[str, Any]) -> str:
-    """What `probe_accuracy` is the accuracy of: a probe of other questions may know something else than the truth."""
-    return "what the probe holds true" if elsewhere(training, probe) else "what the model knows"
+def probe_accuracy_label(training: dict[str, Any], probe: dict[str, Any]) -> str:
+    """What `probe_accuracy` measures: a probe fitted on another dataset may read something else than the truth."""
+    return "what the probe holds true" if measured_on(training, probe) else "what the model knows"
 
 
 def probe_accuracy(training: dict[str, Any]) -> str:
-    """How often the reward prefers the right answer to the questions that the policy is evaluated on."""
-    return "" if training["probe_accuracy"] is None else number(training["probe_accuracy"], "acc")
-
-
-def share(figures: dict[str, Any], name: str) -> str:
-    """`81.2 % [78.0, 84.1]`, or nothing where it was not measured."""
-    if name not in figures:
-        return ""
-    value, low, high = (100 * figures[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+    """How often the right answer has the higher reward, on the questions that the policy is evaluated on."""
+    return "" if training["probe_accuracy"] is None else value(training["probe_accuracy"], "acc")
 
 
 def chosen_layers(verdict: dict[str, Any]) -> dict[str, tuple[str, int]]:
@@ -52,8 +55,66 @@ def chosen_layers(verdict: dict[str, Any]) -> dict[str, tuple[str, int]]:
     return {probe["probe"]: (probe["method"], probe["layer"]) for probe in verdict["probes"]}
 
 
-def headline_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a training: gains side by side, probe, and whom the tuned model agrees with."""
+def average_rows(averages: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
+    """One row per averaged suite."""
+    return [
+        {
+            "run": row["run"],
+            "seed": str(row["seed"]),
+            "suite": f"{row['suite']}, average of {row['tasks']} tasks",
+            "questions": str(row["n"]),
+            "base": value(row["base"], "acc"),
+            "tuned": value(row["tuned"], "acc"),
+            "difference [95 %]": gain(row, "acc"),
+        }
+        for row in averages
+    ]
+
+
+def comparison_rows(evaluations: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
+    """One row per run, seed and task."""
+    return [
+        {
+            "run": row["run"],
+            "seed": str(row["seed"]),
+            "task": row["task"],
+            "questions": str(row["n"]),
+            "metric": row["metric"],
+            "base": value(row["base"], row["metric"]),
+            "tuned": value(row["tuned"], row["metric"]),
+            "difference [95 %]": gain(row, row["metric"]),
+            "p": p_value(row["p_value"]),
+            "p (Holm)": p_value(row["p_holm"]),
+            "verdict": formatting.judgement(row),
+        }
+        for row in evaluations
+    ]
+
+
+def probe_rows(probes: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Each probe, and below it the datasets of its mixture and its baselines."""
+    rows = []
+    for probe in probes:
+        rows.append(_probe_row(probe["probe"], f"probe: {probe['method']}, layer {probe['layer']}", probe))
+        for name, entry in probe["datasets"].items():
+            rows.append(_probe_row("", f"the probe on {name} alone ({entry['rows']} questions)", entry))
+        rows += [_probe_row("", BASELINES.get(key, key), entry) for key, entry in probe["baselines"].items()]
+    return rows
+
+
+def _probe_row(probe: str, predictor: str, metrics: dict[str, Any]) -> dict[str, str]:
+    shown = f"{metrics['auroc']:.3f}" if "auroc" in metrics else ""
+    accuracy = metrics.get("accuracy")
+    return {
+        "probe": probe,
+        "predictor": predictor,
+        "AUROC [95 %]": formatting.auroc(metrics) if "auroc_low" in metrics else shown,
+        "accuracy": "" if accuracy is None else f"{100 * accuracy:.1f} %",
+    }
+
+
+def overview_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """One row per training: gains side by side, its probe, and its agreement with probe and truth."""
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
     rows = []
     for training in verdict["trainings"]:
@@ -62,51 +123,51 @@ def headline_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
         probe = probes[training["probe"]]
         rows.append(
             {"run": training["run"], "seed": str(training["seed"])}
-            | {f"gain, {row['task']}": points(row) for row in own if row["kind"] == "training"}
-            | {f"gain, {row['task']} (never trained on)": points(row) for row in own if row["kind"] == "held_out"}
-            | {row["task"]: points(row) for row in own if row["kind"] == "general"}
+            | {f"gain, {row['task']}": gain_and_p(row) for row in own if row["kind"] == "training"}
+            | {f"gain, {row['task']} (never trained on)": gain_and_p(row) for row in own if row["kind"] == "held_out"}
+            | {row["task"]: gain_and_p(row) for row in own if row["kind"] == "general"}
             | {
                 f"{row['suite']}, average of {row['tasks']}": (
-                    f"{number(row['base'], 'acc')} to {number(row['tuned'], 'acc')}, "
-                    + gain(row["difference"], row["ci_low"], row["ci_high"], "acc")
+                    f"{value(row['base'], 'acc')} to {value(row['tuned'], 'acc')}, " + gain(row, "acc")
                 )
                 for row in rows_of(verdict["averages"], training)
             }
             | {
-                "probe AUROC": f"{probe['auroc']:.3f}{elsewhere(training, probe)}",
+                "probe AUROC": f"{probe['auroc']:.3f}{measured_on(training, probe)}",
                 "probe's accuracy": probe_accuracy(training),
-                "agrees with the probe": number(whom["tuned_probe"], "acc") if whom else "",
-                "agrees with the truth": number(whom["tuned_truth"], "acc") if whom else "",
-                "outcome": training["outcome"] or "",
+                "agrees with the probe": value(whom["tuned_probe"], "acc") if whom else "",
+                "agrees with the truth": value(whom["tuned_truth"], "acc") if whom else "",
+                "outcome": formatting.outcome(training["outcome"]),
             }
         )
     return rows
 
 
-def seed_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """One row a run and task, over seeds."""
+def seed_rows(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row per run and task, over seeds."""
     return [
         {
             "run": row["run"],
             "task": row["task"],
             "seeds": str(row["seeds"]),
-            "base": number(row["base"], row["metric"]),
-            "tuned": number(row["tuned"], row["metric"]),
-            "mean gain [95 %]": gain(row["difference"], row["ci_low"], row["ci_high"], row["metric"]),
+            "base": value(row["base"], row["metric"]),
+            "tuned": value(row["tuned"], row["metric"]),
+            "mean gain [95 %]": gain(row, row["metric"]),
             "gain of each seed": ", ".join(
-                f"{seed}: {formatting.signed(g, row['metric'])}" for seed, g in row["per_seed"].items()
+                f"{seed}: {formatting.signed(each, row['metric'])}" for seed, each in row["per_seed"].items()
             ),
         }
-        for row in verdict["seeds"]
+        for row in seeds
     ]
 
 
-def training_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat row a training, for tables and plots of sweeps."""
+def sweep_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row of plain values per training, for the charts of a sweep."""
     rows = []
     for training in verdict["trainings"]:
         own = rows_of(verdict["evaluations"], training)
-        row = {key: training[key] for key in ("run", "seed", "probe", "outcome", "steps", "exploits_probe")}
+        row = {key: training[key] for key in ("run", "seed", "probe", "steps", "exploits_probe")}
+        row["outcome"] = formatting.outcome(training["outcome"])
         for kind in ("training", "held_out"):
             if of_kind := [each for each in own if each["kind"] == kind]:
                 row |= {
@@ -121,26 +182,27 @@ def training_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def sweep_axes(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Swept numbers by name, from the runs' names (`kl+coefficient=0.1`), with the rows and the number as `value`."""
-    found = {}
+    """Swept numbers, read from the runs' names (`kl+coefficient=0.1`), each with its rows and the number as `value`."""
+    axes = {}
     settings = (
         rows["run"].str.split("+").map(lambda parts: dict(part.split("=", 1) for part in parts[1:] if "=" in part))
     )
     for name in dict.fromkeys(key for each in settings for key in each):
         values = pd.to_numeric(settings.map(lambda each, name=name: each.get(name)), errors="coerce")
         if values.nunique() > 1 and "agrees_truth" in rows:
-            found[name] = rows.assign(value=values).dropna(subset=["value", "agrees_truth"])
-    return found
+            axes[name] = rows.assign(value=values).dropna(subset=["value", "agrees_truth"])
+    return axes
 
 
 def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """Change of reward and gold accuracy from first to last step, and how right the reward itself is on its rows."""
+    """Change of reward and gold accuracy over training, and how accurate the reward is on the rows trained on."""
     rows = []
     for training in verdict["trainings"]:
         row = {"run": training["run"], "seed": str(training["seed"]), "steps": str(training["steps"])}
         if ceiling := training["gold_ceiling"]:
-            value, low, high = (f"{100 * ceiling[name]:.1f}" for name in ("value", "low", "high"))
-            row["rewards prefer the right answer (ppo rows) [95 %]"] = f"{value} % [{low}, {high}]"
+            row["accuracy of the reward (ppo rows) [95 %]"] = percent(
+                *(ceiling[key] for key in ("value", "low", "high"))
+            )
         for name, shown in (("reward", "reward"), ("gold", "gold accuracy of allowed answers")):
             change = training[f"{name}_trend"]
             ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
@@ -151,27 +213,35 @@ def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def agreement_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """Agreement with probe and truth, and on the probe's errors, by training and wording."""
+    """Agreement with probe and truth, and with the probe where it is wrong, per training and wording."""
     rows = []
     for training in verdict["trainings"]:
         for wording, whom in training["agreement"].items():
             if whom is None:
                 continue
             rows.append(
-                {"asked": f"{training['run']}, seed {training['seed']}, {wording}"}
+                {"questions": f"{training['run']}, seed {training['seed']}, {wording}"}
                 | {
-                    f"{model} agrees with the {judge}": share(whom, f"{model}_{judge}")
+                    f"{model} agrees with the {judge}": _with_interval(whom, f"{model}_{judge}")
                     for judge in ("probe", "truth")
                     for model in ("base", "tuned")
                 }
-                | {"probe errs on": f"{whom['errors']} of {whom['n']}"}
-                | {f"there {model} follows it": share(whom, f"{model}_follows") for model in ("base", "tuned")}
+                | {"probe is wrong on": f"{whom['errors']} of {whom['n']}"}
+                | {
+                    f"on those, {model} follows it": _with_interval(whom, f"{model}_follows")
+                    for model in ("base", "tuned")
+                }
             )
     return rows
 
 
-def fresh_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """AUROC before training, and of frozen and fresh probe after it."""
+def _with_interval(whom: dict[str, Any], name: str) -> str:
+    """A proportion of the agreement with its interval; empty where it was not measured."""
+    return percent(*(whom[f"{name}{end}"] for end in ("", "_low", "_high"))) if name in whom else ""
+
+
+def fresh_probe_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
+    """AUROC before training, and of the frozen and a fresh probe after it."""
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
     rows = []
     for training in verdict["trainings"]:
@@ -183,39 +253,39 @@ def fresh_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
                 "run": training["run"],
                 "seed": str(training["seed"]),
                 "before training": f"{after['before']:.3f}, layer {probes[training['probe']]['layer']}",
-                "after, frozen probe": auroc(after["frozen"]) if "frozen" in after else "reads another model",
-                "after, fresh probe": f"{auroc(after['fresh'])}, layer {after['fresh']['layer']}",
-                "outcome": training["outcome"] or "",
+                "after, frozen probe": formatting.auroc(after["frozen"])
+                if "frozen" in after
+                else "reads another model",
+                "after, fresh probe": f"{formatting.auroc(after['fresh'])}, layer {after['fresh']['layer']}",
+                "outcome": formatting.outcome(training["outcome"]),
             }
         )
     return rows
 
 
 def without_rl_rows(table: pd.DataFrame, verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """What needs no training, and under it the tuned models, with what an answer costs."""
+    """Baselines without reinforcement learning, and below them the tuned models, with the cost of an answer."""
     rows = [
         {
             "run": row["run"],
             "method": row["method"] + (f", N = {row['n']}" if "N" in row["method"] else ""),
-            "accuracy [95 %]": f"{100 * row['accuracy']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
+            "accuracy [95 %]": percent(row["accuracy"], row["low"], row["high"]),
             "answered": f"{row['answered']:.1%}",
             "forward passes": f"{row['forward_passes']:.0f}",
             "shared where possible": f"{row['forward_passes_shared']:.1f}",
         }
         for row in table.to_dict("records")
     ]
-    tuned = [row for row in verdict["evaluations"] if row["kind"] == "training"] if rows else []
-    for row in tuned:
-        low, high = 100 * row["tuned_low"], 100 * row["tuned_high"]
-        figures = f"{100 * row['tuned']:.1f} % [{low:.1f}, {high:.1f}]"
-        rows.append(
-            {
-                "run": row["run"],
-                "method": f"tuned model's likelier answer, seed {row['seed']}",
-                "accuracy [95 %]": figures,
-                "answered": "100.0%",
-                "forward passes": "1",
-                "shared where possible": "1.0",
-            }
-        )
+    for row in verdict["evaluations"] if rows else []:
+        if row["kind"] == "training":
+            rows.append(
+                {
+                    "run": row["run"],
+                    "method": f"tuned model's likelier answer, seed {row['seed']}",
+                    "accuracy [95 %]": percent(row["tuned"], row["tuned_low"], row["tuned_high"]),
+                    "answered": "100.0%",
+                    "forward passes": "1",
+                    "shared where possible": "1.0",
+                }
+            )
     return rows

@@ -1,4 +1,4 @@
-"""Which results are compared: the part of the config that the comparison needs, small enough for a command line."""
+"""Which results are compared: the part of the config that the summary needs, small enough for a command line."""
 
 from typing import Any, Self
 
@@ -8,7 +8,7 @@ from elkflow.config.base import Settings
 
 
 class Group(Settings):
-    """Runs of one sweep: they differ in hyperparameters only, so that a thousand of them are a list of names."""
+    """Runs that differ in hyperparameters only, as in a sweep, so that a thousand of them are a list of names."""
 
     runs: list[str]
     """Names of the runs."""
@@ -21,36 +21,36 @@ class Group(Settings):
     wording: str
     """How they are asked during training."""
     seeds: list[NonNegativeInt]
-    """One training each."""
+    """Each is one training."""
 
 
 class Plan(Settings):
-    """What there is to compare."""
+    """What to compare."""
 
     groups: list[Group]
-    """Runs, those that differ in hyperparameters only together."""
+    """All runs, grouped by everything but hyperparameters."""
     suites: dict[str, list[str]]
-    """Suite to its wordings of the run's dataset (other tasks measure general ability)."""
+    """Suite to its wordings of the run's dataset; all other tasks measure general ability."""
     probes: list[str]
-    """Probes, those of no run included."""
+    """All probes, including those that no run uses."""
     transfer: list[str] = []
-    """Those that were tested on the val rows of others too."""
+    """Probes also tested on the val rows of others."""
     wordings: bool = False
     """Whether a probe was fitted under several wordings."""
     licences: dict[str, str] = {}
-    """Policy to its licence, where the config tells."""
+    """Policy to its licence, where the config states it."""
     fresh_probe: bool = False
-    """Whether the tuned models' states were read too."""
+    """Whether a fresh probe was fitted on the tuned models' states."""
     without_rl: bool = False
     """Whether there are baselines without reinforcement learning."""
     alpha: float = 0.05
-    """Differences whose p-value, corrected for the number of tasks, is above this are called noise."""
+    """Significance level: differences with a Holm-corrected p-value above it are called noise."""
     resamples: int = 1000
     """Bootstrap resamples behind every interval."""
 
     @classmethod
     def of(cls, config: Any) -> Self:
-        """The plan of a whole `elkflow.config.config.Config`."""
+        """The plan of an `elkflow.config.config.Config`."""
         groups: dict[tuple, list[str]] = {}
         for name, run in config.runs.items():
             key = (run.policy, run.probe, run.dataset, run.wording, tuple(run.seeds))

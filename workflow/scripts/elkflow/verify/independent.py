@@ -1,8 +1,8 @@
-"""The headline figures by other means: pandas, scipy and scikit-learn on the files, none of the code that made them.
+"""The verdict's main numbers by independent code: pandas and scikit-learn on the files, nothing of the library.
 
-`recompute` runs the comparison again, which finds a changed file but not a mistake of the comparison itself. Here every
-value, gain, p-value, agreement and AUROC is worked out anew from the samples; intervals, which are drawn by lot there,
-are compared with the normal approximation whose error is clustered by group.
+`recompute` runs the comparison again, which finds a changed file but no mistake in the comparison itself. Here every
+value, gain, p-value, agreement and AUROC is computed anew from the samples; the bootstrap intervals are compared with
+the normal approximation, with standard errors clustered by group.
 """
 
 import json
@@ -16,16 +16,16 @@ import pandas as pd
 
 CLOSE = 1e-6
 ROUGH = 0.4
-"""How far an end of an interval may lie from the approximation's, in half-widths."""
-ENOUGH = 30
-"""Groups from which on the approximation holds."""
+"""How far the end of an interval may be from the approximation's, in half-widths."""
+ENOUGH_GROUPS = 30
+"""Fewest groups for which the approximation holds."""
 
 
-def headlines(results: Path) -> tuple[int, list[str]]:
-    """Check summary/verdict.json; return how many figures were looked at, and those that come out otherwise."""
+def recompute_independently(results: Path) -> tuple[int, list[str]]:
+    """Compare summary/verdict.json with the samples; return how many numbers were compared and which ones differ."""
     verdict = json.loads((results / "summary" / "verdict.json").read_text(encoding="utf-8"))
     trainings = {(row["run"], row["seed"]): row for row in verdict["trainings"]}
-    checks: list[tuple[str, float, float, float]] = []  # name, told, found, tolerance
+    checks: list[tuple[str, float, float, float]] = []  # name, stated, found, tolerance
     p_values: dict[tuple, list[tuple[dict, float]]] = {}
     for row in verdict["evaluations"]:
         training = trainings[row["run"], row["seed"]]
@@ -42,7 +42,7 @@ def headlines(results: Path) -> tuple[int, list[str]]:
             checks.append((f"{name}: p", row["p_value"], p_value, CLOSE))
         p_values.setdefault((row["run"], row["seed"]), []).append((row, p_value))
     for (run, seed), tests in p_values.items():
-        for row, corrected in zip([row for row, _ in tests], _holm([p for _, p in tests]), strict=True):
+        for row, corrected in zip([row for row, _ in tests], holm_by_definition([p for _, p in tests]), strict=True):
             checks.append((f"{run}, seed {seed}, {row['task']}: p (Holm)", row["p_holm"], corrected, CLOSE))
     for row in verdict["averages"]:
         own = [e for e in verdict["evaluations"] if all(e[key] == row[key] for key in ("run", "seed", "suite"))]
@@ -56,17 +56,15 @@ def headlines(results: Path) -> tuple[int, list[str]]:
         checks += _agreement(results, training, verdict)
     checks += _probes(results, verdict)
     wrong = [
-        f"{name} is {told}, by other means {found}" for name, told, found, far in checks if _apart(told, found, far)
+        f"{name} is {stated}, independently {found}"
+        for name, stated, found, tolerance in checks
+        if not math.isclose(stated, found, rel_tol=CLOSE, abs_tol=tolerance)
     ]
     return len(checks), wrong
 
 
-def _apart(told: float, found: float, tolerance: float) -> bool:
-    return not math.isclose(told, found, rel_tol=CLOSE, abs_tol=tolerance)
-
-
 def _joined(results: Path, training: dict[str, Any], suite: str, task: str) -> pd.DataFrame:
-    """Base's and tuned's samples of a task side by side, matched by part and question."""
+    """The samples of base and tuned model on a task, side by side, joined by part and question."""
     base = results / "evaluations" / "base" / training["policy"] / training["dataset"] / suite
     tuned = results / "evaluations" / "tuned" / training["run"] / f"seed{training['seed']}" / suite
     first, second = (
@@ -76,7 +74,7 @@ def _joined(results: Path, training: dict[str, Any], suite: str, task: str) -> p
 
 
 def _value(both: pd.DataFrame, model: str) -> float:
-    """Weighted mean of each part, and the plain mean of those."""
+    """Plain mean over parts of the weighted mean in each."""
     parts = [
         np.average(part[f"value_{model}"].to_numpy(float), weights=part[f"weight_{model}"].to_numpy(float))
         for _, part in both.groupby("part")
@@ -85,6 +83,7 @@ def _value(both: pd.DataFrame, model: str) -> float:
 
 
 def _groups(results: Path, training: dict[str, Any], wording: str) -> dict[str, Any]:
+    """Question id to its group; empty for a task without prompts of ours."""
     prompts = results / "prompts" / training["policy"] / training["dataset"] / wording / "val.parquet"
     if not prompts.is_file():
         return {}
@@ -93,10 +92,10 @@ def _groups(results: Path, training: dict[str, Any], wording: str) -> dict[str, 
 
 
 def _interval(name: str, row: dict[str, Any], both: pd.DataFrame, groups: dict[str, Any]) -> Iterator[tuple]:
-    """Ends of the gain's interval: gain ± 1.96 standard errors, rows of a group together."""
+    """Ends of the gain's interval: gain ± 1.96 standard errors, clustered by group."""
     change = (both["value_tuned"] - both["value_base"]).astype(float)
     cluster = both["id_base"].map(groups) if groups else both.index.to_series()
-    if both["part"].nunique() > 1 or both["weight_base"].nunique() > 1 or cluster.nunique() < ENOUGH:
+    if both["part"].nunique() > 1 or both["weight_base"].nunique() > 1 or cluster.nunique() < ENOUGH_GROUPS:
         return
     sums = (change - change.mean()).groupby(cluster.to_numpy()).sum()
     half = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * float((sums**2).sum())) / len(both)
@@ -112,8 +111,8 @@ def _mcnemar(base: pd.Series, tuned: pd.Series) -> float:
     return min(1.0, 2 * tail)
 
 
-def _holm(p_values: list[float]) -> list[float]:
-    """Each corrected value is the largest step at or below its own rank, by definition."""
+def holm_by_definition(p_values: list[float]) -> list[float]:
+    """By definition: each corrected value is the largest step at or below its own rank."""
     m = len(p_values)
     ranks = pd.Series(p_values).rank(method="first").astype(int).tolist()
     steps = {rank: min(1.0, (m - rank + 1) * p) for rank, p in zip(ranks, p_values, strict=True)}
@@ -121,7 +120,7 @@ def _holm(p_values: list[float]) -> list[float]:
 
 
 def _agreement(results: Path, training: dict[str, Any], verdict: dict[str, Any]) -> Iterator[tuple]:
-    """How often base and tuned model give the answer the probe rewards most, and how often the true one."""
+    """How often base and tuned model give the answer with the highest reward, and the true one."""
     path = results / "rewards" / training["probe"] / training["dataset"] / "val.parquet"
     rewards = pd.read_parquet(path, columns=["id", "rewards", "label"]).astype({"id": str}).set_index("id")
     favourite = rewards["rewards"].map(lambda values: int(np.argmax(values)))
@@ -129,8 +128,8 @@ def _agreement(results: Path, training: dict[str, Any], verdict: dict[str, Any])
         right = (favourite == rewards["label"])[rewards["label"] >= 0]
         name = f"{training['run']}, seed {training['seed']}: the probe's accuracy"
         yield name, training["probe_accuracy"], float(right.mean()), CLOSE
-    for wording, told in training["agreement"].items():
-        if told is None:
+    for wording, stated in training["agreement"].items():
+        if stated is None:
             continue
         suite = next(row["suite"] for row in verdict["evaluations"] if row["task"] == wording)
         both = _joined(results, training, suite, wording)
@@ -139,20 +138,20 @@ def _agreement(results: Path, training: dict[str, Any], verdict: dict[str, Any])
             said = both[f"prediction_{model}"].to_numpy()
             for judge, answer in (("probe", probe), ("truth", both["label_base"].to_numpy())):
                 name = f"{training['run']}, seed {training['seed']}, {wording}: {model} agrees with the {judge}"
-                yield name, told[f"{model}_{judge}"], float(np.mean(said == answer)), CLOSE
+                yield name, stated[f"{model}_{judge}"], float(np.mean(said == answer)), CLOSE
 
 
 def _probes(results: Path, verdict: dict[str, Any]) -> Iterator[tuple]:
-    """AUROC by scikit-learn, where scores hold a row for each question that was counted."""
+    """AUROC by scikit-learn, for probes whose scores hold each counted row once."""
     from sklearn.metrics import roc_auc_score
 
     for probe in verdict["probes"]:
         folder = results / "probes" / probe["probe"]
         facts = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
-        counted = facts.get("ensembling") == "full" or (
+        one_row_each = facts.get("ensembling") == "full" or (
             facts.get("ensembling") == "partial" and len(facts.get("wordings", [])) == 1
         )
-        if counted and (folder / "scores.parquet").is_file():
+        if one_row_each and (folder / "scores.parquet").is_file():
             scores = pd.read_parquet(folder / "scores.parquet", columns=["label", "log_odds"])
             area = float(roc_auc_score(scores["label"], scores["log_odds"]))
             yield f"probe {probe['probe']}: AUROC", probe["auroc"], area, CLOSE

@@ -1,4 +1,4 @@
-"""Split files compared with what their manifest says of them."""
+"""Split files compared with their manifest."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,17 +13,17 @@ from elkflow.config.data import SPLITS
 from elkflow.data.row_hashes import hash_rows
 
 
-def verify(manifest: Path) -> dict[str, Any]:
-    """Recompute what a split's manifest says of its files: hashes, rows, labels, and that no id or group is in two.
+def verify_split(manifest: Path) -> dict[str, Any]:
+    """Recompute the hashes, rows, groups and labels in a split's manifest; no id or group may be in two files.
 
     Returns:
         The manifest.
 
     Raises:
-        UserError: what does not agree; the message names the file.
+        UserError: names the file and the first difference.
     """
     content = check_manifest(manifest)
-    names = content["settings"].get("labels")  # a mixture has none: its datasets' labels mean different things
+    names = content["settings"].get("labels")  # a mixture has none: labels differ between its datasets
     seen: dict[str, dict[str, np.ndarray]] = {}
     for name in SPLITS:
         path = manifest.parent / content["outputs"][name]["path"]
