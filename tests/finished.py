@@ -191,3 +191,20 @@ def write_members(folder: Path, members: dict[str, dict[str, float]], inputs: li
     pd.DataFrame(rows).to_csv(folder / "datasets.csv", index=False)
     tables = ("layers.csv", "controls.csv", "datasets.csv", "wordings.csv", "scores.parquet")
     made(folder, "probe.json", *tables, inputs=inputs)
+
+
+def sweep_table():
+    """A sweep of four trainings with different outcomes, as `table_rows.sweep_rows` gives it."""
+    coefficients = [0.0, 0.02, 0.1, 1.0]
+    return pd.DataFrame(
+        {
+            "run": [f"kl+coefficient={c}" for c in coefficients],
+            "seed": 0,
+            "outcome": ["collapsed", "overfits the probe", "honest", "unchanged"],
+            "training_difference": [0.0, 0.1, 0.4, 0.01],
+            "training_ci_low": [-0.05, 0.05, 0.35, -0.02],
+            "training_ci_high": [0.05, 0.15, 0.45, 0.04],
+            "agrees_truth": [0.5, 0.6, 0.9, 0.52],
+            "agrees_probe": [0.5, 0.95, 0.92, 0.51],
+        }
+    )

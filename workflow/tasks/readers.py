@@ -1,4 +1,4 @@
-"""Datasets of the tasks beside this file, read from local files and held in memory (no cache that could go stale)."""
+"""Datasets of the tasks beside this file, read from local files into memory (no cache that could go stale)."""
 
 import csv
 from pathlib import Path
@@ -42,7 +42,7 @@ def cloze(**_: Any) -> dict[str, datasets.Dataset]:
 
 
 def prose(**_: Any) -> dict[str, datasets.Dataset]:
-    """Passages of prose.txt, one a paragraph; lines that start with # name their sources."""
+    """Passages of prose.txt, one per paragraph; lines that start with # name their sources."""
     lines = (HERE / "prose.txt").read_text(encoding="utf-8").splitlines()
     body = "\n".join(line for line in lines if not line.startswith("#"))
     passages = [" ".join(part.split()) for part in body.split("\n\n") if part.strip()]

@@ -1,89 +1,36 @@
-"""Questions to models through lm-evaluation-harness: tokens, scores, batching, tables, and the script."""
+"""Suites of tasks through the harness: scores, tables, manifests, precisions and processes, and the script."""
 
-import json
 import math
-from pathlib import Path
 
 import evaluate_model as script
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_evaluation
 import torch
 from launching import launched
-from lm_eval.models.huggingface import HFLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from tiny import save_tiny_model
+from tiny_evaluation import MIXED, SENTENCES, by_hand, questions, tiny_harness_model, tokens, written
 
-from elkflow.batching.prefix_tree import Line
 from elkflow.common.errors import UserError
-from elkflow.common.files import read_json, read_table, write_table
+from elkflow.common.files import read_json, read_table
 from elkflow.common.manifests import check_manifest, write_manifest
 from elkflow.config.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.config.model import ModelSettings
-from elkflow.evaluation import evaluate_model, harness_model, harness_tasks, score_cache
-from elkflow.hiddens.reader import Reader
+from elkflow.evaluation import evaluate_model, harness_model
 from elkflow.models.load import load_model
-from elkflow.models.tokens import encode_answer, encode_prompt, load_tokenizer
+from elkflow.models.tokens import load_tokenizer
 
-SENTENCES = ["paris is the capital of france", "rome is the capital of italy", "what is the answer"]
-OPENING = "<|user|> does the sentence contain the answer to the question ?"
 CONTROL = [TaskSettings(task="elkflow_cloze"), TaskSettings(task="elkflow_prose", metric="bits_per_byte")]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("checkpoint"), texts=SENTENCES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads of tiny matrix products only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def questions(count=24, seed=0):
-    random = np.random.default_rng(seed)
-    texts = [" ".join(random.choice(SENTENCES, size=1 + number % 3)) for number in range(count)]
-    return pd.DataFrame(
-        {
-            "id": [f"q{number:02d}" for number in range(count)],
-            "group": [f"g{number % 4}" for number in range(count)],
-            "prompt": [f"{OPENING} {text} <|end|> <|assistant|>" for text in texts],
-            "answers": [["No", "Yes"]] * count,
-            "label": random.integers(0, 2, size=count),
-        }
-    )
-
-
-def written(table, folder):
-    write_table(table, folder / "val.parquet")
-    return folder / "val.parquet"
-
-
-def subject(checkpoint, **kwargs):
-    model = load_model(checkpoint, dtype="float32")
-    return harness_model.HarnessModel(model, load_tokenizer(checkpoint), **kwargs)
-
-
-def by_hand(checkpoint, prompt, answer):
-    """Log-probability of an answer from one plain forward pass over tokens(prompt) ++ tokens(answer)."""
-    tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, dtype="float32")
-    opening, closing = encode_prompt(tokenizer, prompt), encode_answer(tokenizer, answer)
-    with torch.inference_mode():
-        logprobs = model(torch.tensor([opening + closing])).logits[0].float().log_softmax(-1)
-    return sum(float(logprobs[len(opening) - 1 + place, token]) for place, token in enumerate(closing))
 
 
 def test_scores_are_the_log_probabilities_of_training_tokens(checkpoint, tmp_path):
     table = questions()
     suite = SuiteSettings(wordings=["plain"])
     results, samples = evaluate_model.evaluate_suite(
-        subject(checkpoint), suite, {"plain": written(table, tmp_path / "plain")}
+        tiny_harness_model(checkpoint), suite, {"plain": written(table, tmp_path / "plain")}
     )
     assert samples["id"].tolist() == table["id"].tolist()
     assert samples["label"].tolist() == table["label"].tolist()
@@ -96,145 +43,8 @@ def test_scores_are_the_log_probabilities_of_training_tokens(checkpoint, tmp_pat
     assert results["plain"]["n"] == 24 and results["plain"]["metric"] == "acc"
 
 
-def test_a_prompt_that_ends_in_a_space_keeps_it(checkpoint):
-    """The harness moves trailing spaces into the answer, which training does not do."""
-    model = subject(checkpoint)
-    model.exact_prompts = True
-    tokenizer = load_tokenizer(checkpoint)
-    assert model._encode_pair("what is ", "Yes") == (
-        encode_prompt(tokenizer, "what is "),
-        encode_answer(tokenizer, "Yes"),
-    )
-
-
-def requests_for(model, pairs):
-    return [((context, answer), *model._encode_pair(context, answer)) for context, answer in pairs]
-
-
-MIXED = [
-    (f"{OPENING} {text}", f" {answer}") for text in SENTENCES for answer in ("Yes", "No", "is the capital of france")
-]
-
-
-LAYOUTS = {"windows": {}, "masked": {"windowed": False}, "plain": {"shared": False}}
-
-
-def laid_out(model, layout):
-    """The model made to lay its questions out like this."""
-    model._readers = dict.fromkeys((True, False), Reader(model.model, "decoder", **LAYOUTS[layout]))
-    return model
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
-@pytest.mark.parametrize("pairs", [MIXED, [(text, " Yes") for text in SENTENCES], MIXED[:1]])
-def test_it_agrees_with_the_harness_own_model(checkpoint, batch_size, pairs, layout):
-    ours = laid_out(subject(checkpoint, batch_size=batch_size), layout)
-    theirs = HFLM(pretrained=ours.model, tokenizer=ours.tokenizer, batch_size=1)
-    requests = requests_for(theirs, pairs)
-    expected = theirs._loglikelihood_tokens(requests, disable_tqdm=True)
-    found = ours._loglikelihood_tokens(requests, disable_tqdm=True)
-    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-
-
-def test_contexts_too_long_for_windows_are_laid_out_under_masks(checkpoint, monkeypatch):
-    model = subject(checkpoint)
-    short, long = requests_for(model, [("what is", " Yes")]), requests_for(model, MIXED)
-    expected = model._loglikelihood_tokens(long)
-    assert set(model._readers) == {True} and model._readers[True].windowed
-    monkeypatch.setattr(harness_model, "LONGEST_IN_WINDOWS", len(short[0][1]) + len(short[0][2]))
-    model._loglikelihood_tokens(short)
-    assert set(model._readers) == {True}
-    found = model._loglikelihood_tokens(long)
-    assert model._readers[False].shared and not model._readers[False].windowed
-    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_nothing_runs_twice(checkpoint, monkeypatch, layout):
-    model = subject(checkpoint)
-    model.exact_prompts = True
-    model._loglikelihood_tokens(requests_for(model, [("what is", "Yes")]))
-    assert model._readers[True].windowed  # asked, it takes them
-    laid_out(model, layout)
-    pairs = [(f"{OPENING} {text}", answer) for text in SENTENCES for answer in ("Yes", "No")]
-    requests = requests_for(model, pairs)
-    prompts = {tuple(context) for _, context, _ in requests}
-    opening = len(encode_prompt(model.tokenizer, OPENING))
-    fed = []
-    forward = model.model.forward
-
-    def watched(input_ids, **extra):
-        fed.append((input_ids.shape, extra.get("attention_mask")))
-        return forward(input_ids, **extra)
-
-    monkeypatch.setattr(model.model, "forward", watched)
-    found = model._loglikelihood_tokens(requests)
-    monkeypatch.undo()
-    ((shape, mask),) = fed
-    if layout != "plain":  # the opening once, then what differs; answers of one token cost nothing
-        assert shape == (1, opening + sum(len(prompt) - opening for prompt in prompts))
-        assert (mask is None) == (layout == "windows")
-    else:
-        assert shape == (3, max(map(len, prompts))) and mask is None
-    for (score, _), (prompt, answer) in zip(found, pairs, strict=True):
-        assert score == pytest.approx(by_hand(checkpoint, prompt, answer), abs=1e-4)
-
-
-def test_auto_shrinks_the_batch_when_memory_runs_out(checkpoint, monkeypatch):
-    model = subject(checkpoint, batch_size="auto")
-    requests = requests_for(model, MIXED)
-    expected = model._loglikelihood_tokens(requests)
-    sizes = []
-    pack = harness_model.batch_lines
-
-    def cramped(lines, tokens):
-        sizes.append(tokens)
-        if tokens > 600:
-            raise RuntimeError("CUDA out of memory. Tried to allocate more than there is")
-        return pack(lines, tokens)
-
-    monkeypatch.setattr(harness_model, "batch_lines", cramped)
-    assert model._loglikelihood_tokens(requests) == expected
-    assert sizes[0] > 600 >= sizes[-1]
-
-
-def test_an_answer_that_melts_into_the_prompt_is_refused(checkpoint):
-    model = subject(checkpoint)
-    with pytest.raises(UserError, match="'Yes' has no tokens of its own after 'what is france'"):
-        model._loglikelihood_tokens(requests_for(model, [("what is france", "Yes")]))
-
-
-def test_batches_hold_limit_logits(monkeypatch):
-    monkeypatch.setattr(harness_model, "MOST_LOGITS", 12)
-    lines = []
-    for length, scored in ((9, 3), (9, 3), (8, 8), (5, 5), (4, 4), (20, 20)):
-        line = Line()
-        lines.append(line)
-        line.answer(len(lines), line.append(list(range(length)))[-scored:])
-    parts = list(harness_model.limit_logits(iter([lines])))
-    assert [line for part in parts for line in part] == lines
-    assert [len(part) for part in parts] == [2, 1, 2, 1]
-
-
-def test_a_text_longer_than_the_context_is_scored_in_windows(checkpoint):
-    model = subject(checkpoint, batch_size=4)
-    tokens = model.tok_encode(" ".join(SENTENCES * 80))
-    cuts = get_rolling_token_windows(tokens, model.prefix_token_id, max_seq_len=model.max_length, context_len=1)
-    windows = [make_disjoint_window(window) for window in cuts]
-    assert len(windows) == 3 and sum(len(scored) for _, scored in windows) == len(tokens)
-    expected = 0.0
-    for context, scored in windows:
-        with torch.inference_mode():
-            logprobs = model.model(torch.tensor([context + scored[:-1]])).logits[0].log_softmax(-1)
-        expected += float(logprobs[len(context) - 1 :].gather(1, torch.tensor(scored)[:, None]).sum())
-    request = [type("Request", (), {"args": (" ".join(SENTENCES * 80),)})]
-    assert model.loglikelihood_rolling(request, disable_tqdm=True) == pytest.approx([expected], rel=1e-6)
-
-
 def test_control_tasks_need_no_network_and_have_one_right_answer_each(checkpoint):
-    results, samples = evaluate_model.evaluate_suite(subject(checkpoint), SuiteSettings(tasks=CONTROL), {})
+    results, samples = evaluate_model.evaluate_suite(tiny_harness_model(checkpoint), SuiteSettings(tasks=CONTROL), {})
     assert results["elkflow_cloze"]["n"] >= 200 and results["elkflow_prose"]["n"] == 10
     cloze = samples[samples["task"] == "elkflow_cloze"]
     assert cloze["scores"].map(len).eq(4).all()
@@ -245,15 +55,6 @@ def test_control_tasks_need_no_network_and_have_one_right_answer_each(checkpoint
     assert results["elkflow_prose"]["value"] == pytest.approx(bits)
     assert not results["elkflow_prose"]["higher_is_better"]
     assert prose["correct"].isna().all() and prose["label"].isna().all()
-
-
-def test_cloze_items_are_distinct_and_say_nothing_of_what_is_trained():
-    documents = harness_tasks.own_tasks().load(["elkflow_cloze"])
-    items = list(documents["tasks"]["elkflow_cloze"].task_docs)
-    assert len({(item["stem"], tuple(item["choices"])) for item in items}) == len(items)
-    for item in items:
-        assert len(set(item["choices"])) == 4
-        assert not {"Yes", "No", "yes", "no"} & set(item["choices"])
 
 
 def test_standard_errors():
@@ -268,7 +69,7 @@ def test_standard_errors():
 def test_a_metric_the_task_does_not_have_is_named(checkpoint):
     suite = SuiteSettings(tasks=[TaskSettings(task="elkflow_cloze", metric="f2", limit=2)])
     with pytest.raises(UserError, match=r"'elkflow_cloze' has no metric 'f2' \(it has acc\)"):
-        evaluate_model.evaluate_suite(subject(checkpoint), suite, {})
+        evaluate_model.evaluate_suite(tiny_harness_model(checkpoint), suite, {})
 
 
 @pytest.mark.parametrize(
@@ -351,31 +152,9 @@ def test_a_changed_model_or_question_is_never_served_old_answers(tmp_path, monke
     save_tiny_model(checkpoint, texts=SENTENCES)
     back, ran = scores()
     assert ran == 0 and np.array_equal(first, back)
-    monkeypatch.setitem(globals(), "OPENING", "<|user|> what is the question ?")  # the same model, other questions
+    monkeypatch.setattr(tiny_evaluation, "OPENING", "<|user|> what is the question ?")  # other questions
     reworded, ran = scores()
     assert ran == 1 and not np.allclose(first, reworded)
-
-
-def test_answers_are_kept_by_dtype_and_code(tmp_path, monkeypatch):
-    requests = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
-    store = score_cache.ScoreCache(tmp_path, {"model": "x", "dtype": "float32"})
-    store.put(requests, [(-1.5, True), (-2.25, False)])
-    assert store.get(requests) == [(-1.5, True), (-2.25, False)]
-    assert store.get(requests[::-1]) is None
-    assert store.get([(None, [1], [2, 3]), (None, [1, 2], [3])]) is None
-    assert score_cache.ScoreCache(tmp_path, {"model": "x", "dtype": "bfloat16"}).get(requests) is None
-    monkeypatch.setattr(score_cache, "sha256", lambda file: f"edited {file}")
-    assert score_cache.ScoreCache(tmp_path, {"model": "x", "dtype": "float32"}).get(requests) is None
-
-
-def test_a_killed_evaluation_keeps_the_blocks_it_finished(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(harness_model, "BLOCK", 4)
-    model = subject(checkpoint, cache=score_cache.ScoreCache(tmp_path, {}))
-    requests = requests_for(model, MIXED)
-    whole = model._loglikelihood_tokens(requests)
-    assert len(list(tmp_path.rglob("*.json"))) == 3
-    monkeypatch.setattr(model, "_score_all", None)  # nothing is left to compute
-    assert model._loglikelihood_tokens(requests) == whole
 
 
 def test_a_damaged_model_is_named_before_it_is_loaded(tmp_path):
@@ -430,10 +209,6 @@ def test_base_adapter_and_merged_model_in_every_precision(checkpoint, tuned, pre
     assert adapter == pytest.approx(merged, abs=rounding) and base != pytest.approx(merged, abs=2 * rounding)
 
 
-def tokens(model, prompt, answer):
-    return encode_prompt(model.tokenizer, prompt), encode_answer(model.tokenizer, answer)
-
-
 def test_two_processes_give_the_same_results_and_samples(checkpoint, tmp_path):
     """Shares of unequal size, choices and whole texts, and a suite of each."""
     suites = {"target": SuiteSettings(wordings=["first", "second"], limit=23), "control": SuiteSettings(tasks=CONTROL)}
@@ -454,14 +229,3 @@ def test_two_processes_give_the_same_results_and_samples(checkpoint, tmp_path):
         for task in first:
             assert second[task] == pytest.approx(first[task], abs=1e-6), task
         check_manifest(two / f"out/{suite}/manifest.json")
-
-
-def test_task_files_are_where_the_workflow_looks_for_them():
-    assert {file.name for file in Path(harness_tasks.TASKS).glob("*.yaml")} >= {
-        "yes_no.yaml",
-        "cloze.yaml",
-        "prose.yaml",
-    }
-    assert json.loads(EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}).questions()).keys() == {
-        *("suites", "batch_size", "dtype", "quantization"),
-    }

@@ -1,5 +1,6 @@
 """The leaderboard suite of config/thesis.yaml on local files of each dataset's schema; tasks of the hub."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +210,23 @@ def test_the_harness_finds_the_tasks_valid():
         [*command, names + ",arc_challenge,hellaswag,mmlu,truthfulqa_mc2"], capture_output=True, text=True
     )
     assert found.returncode == 0 and "All tasks found and valid" in found.stdout
+
+
+def test_cloze_items_are_distinct_and_say_nothing_of_what_is_trained():
+    documents = harness_tasks.own_tasks().load(["elkflow_cloze"])
+    items = list(documents["tasks"]["elkflow_cloze"].task_docs)
+    assert len({(item["stem"], tuple(item["choices"])) for item in items}) == len(items)
+    for item in items:
+        assert len(set(item["choices"])) == 4
+        assert not {"Yes", "No", "yes", "no"} & set(item["choices"])
+
+
+def test_task_files_are_where_the_workflow_looks_for_them():
+    assert {file.name for file in Path(harness_tasks.TASKS).glob("*.yaml")} >= {
+        "yes_no.yaml",
+        "cloze.yaml",
+        "prose.yaml",
+    }
+    assert json.loads(EvaluationSettings(suites={"a": SuiteSettings(wordings=["x"])}).questions()).keys() == {
+        *("suites", "batch_size", "dtype", "quantization"),
+    }

@@ -2,6 +2,7 @@
 
 import pytest
 
+from elkflow.evaluation import score_cache
 from elkflow.evaluation.score_cache import ScoreCache
 
 REQUESTS = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
@@ -38,3 +39,15 @@ def test_a_cut_file_is_asked_again_and_replaced(kept, caplog):
     assert f"{file}: damaged; its requests are scored again" in caplog.text
     store.put(REQUESTS, SCORES)
     assert store.get(REQUESTS) == SCORES and file.read_bytes() == whole
+
+
+def test_answers_are_kept_by_dtype_and_code(tmp_path, monkeypatch):
+    requests = [(("a", "b"), [1, 2], [3]), (("a", "c"), [1], [2, 3])]
+    store = ScoreCache(tmp_path, {"model": "x", "dtype": "float32"})
+    store.put(requests, [(-1.5, True), (-2.25, False)])
+    assert store.get(requests) == [(-1.5, True), (-2.25, False)]
+    assert store.get(requests[::-1]) is None
+    assert store.get([(None, [1], [2, 3]), (None, [1, 2], [3])]) is None
+    assert ScoreCache(tmp_path, {"model": "x", "dtype": "bfloat16"}).get(requests) is None
+    monkeypatch.setattr(score_cache, "sha256", lambda file: f"edited {file}")
+    assert ScoreCache(tmp_path, {"model": "x", "dtype": "float32"}).get(requests) is None

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from finished import samples
 
-from elkflow.summary.diagnosis import MARGIN, agreement, classify_outcome, fit_trend, is_reward_hacking
+from elkflow.summary.diagnosis import MARGIN, classify_outcome, fit_trend, is_reward_hacking, measure_agreement
 
 N = 200
 NOISE = np.random.default_rng(0)
@@ -24,7 +24,7 @@ GROUPS = pd.Series(np.arange(N) // 4)
 
 def judged(predictions, probe, base=COIN):
     choices = pd.Series(probe, index=[f"q{i}" for i in range(N)])
-    return agreement(answers(base), answers(predictions), choices, GROUPS, 300)
+    return measure_agreement(answers(base), answers(predictions), choices, GROUPS, 300)
 
 
 def flipped(share):
@@ -33,22 +33,24 @@ def flipped(share):
 
 
 def test_agreement_counts_by_hand():
-    whom = judged(predictions=flipped(0.05), probe=flipped(0.1))  # wrong on 10; the probe on 20, those 10 among them
-    assert (whom["n"], whom["errors"]) == (N, 20)
-    assert whom["tuned_truth"] == pytest.approx(0.95) and whom["tuned_probe"] == pytest.approx(0.95)
-    assert whom["tuned_follows"] == pytest.approx(0.5) and whom["excess"] == pytest.approx(0.0)
-    assert whom["base_truth"] == pytest.approx((COIN == TRUTH).mean())
-    assert whom["tuned_yes"] == pytest.approx((flipped(0.05) == 1).mean())
+    agreement = judged(
+        predictions=flipped(0.05), probe=flipped(0.1)
+    )  # wrong on 10; the probe on 20, those 10 among them
+    assert (agreement["n"], agreement["errors"]) == (N, 20)
+    assert agreement["tuned_truth"] == pytest.approx(0.95) and agreement["tuned_probe"] == pytest.approx(0.95)
+    assert agreement["tuned_follows"] == pytest.approx(0.5) and agreement["excess"] == pytest.approx(0.0)
+    assert agreement["base_truth"] == pytest.approx((COIN == TRUTH).mean())
+    assert agreement["tuned_yes"] == pytest.approx((flipped(0.05) == 1).mean())
 
 
 def test_a_perfect_probe_has_no_errors_to_follow():
-    whom = judged(predictions=TRUTH, probe=TRUTH)
-    assert whom["errors"] == 0 and "tuned_follows" not in whom
+    agreement = judged(predictions=TRUTH, probe=TRUTH)
+    assert agreement["errors"] == 0 and "tuned_follows" not in agreement
 
 
 def test_a_probe_of_other_questions_gives_no_answer():
     choices = pd.Series([0], index=["elsewhere"])
-    assert agreement(answers(COIN), answers(TRUTH), choices, GROUPS, 100) is None
+    assert measure_agreement(answers(COIN), answers(TRUTH), choices, GROUPS, 100) is None
 
 
 def test_trend_finds_the_slope_and_its_interval():
@@ -72,21 +74,21 @@ NONE = {"difference": 0.01, "within_noise": True}
 def test_a_sabotaged_probe_is_flagged():
     """The probe knows a surface cue, right half of the time; the policy learns the cue."""
     cue = COIN
-    whom = judged(predictions=cue, probe=cue)
-    assert whom["excess_low"] > MARGIN and whom["tuned_follows"] == 1.0
-    assert is_reward_hacking(RISING, FLAT, whom)
-    assert classify_outcome(NONE, whom) == "overfits_probe"
+    agreement = judged(predictions=cue, probe=cue)
+    assert agreement["excess_low"] > MARGIN and agreement["tuned_follows"] == 1.0
+    assert is_reward_hacking(RISING, FLAT, agreement)
+    assert classify_outcome(NONE, agreement) == "overfits_probe"
 
 
 def test_honest_training_is_not_flagged():
-    whom = judged(predictions=flipped(0.1), probe=flipped(0.06))
-    assert not is_reward_hacking(RISING, RISING, whom) and not is_reward_hacking(RISING, FLAT, whom)
-    assert classify_outcome(GAIN, whom) == "honest"
+    agreement = judged(predictions=flipped(0.1), probe=flipped(0.06))
+    assert not is_reward_hacking(RISING, RISING, agreement) and not is_reward_hacking(RISING, FLAT, agreement)
+    assert classify_outcome(GAIN, agreement) == "honest"
 
 
 def test_one_answer_for_everything_is_a_collapse():
-    whom = judged(predictions=np.zeros(N, dtype=int), probe=flipped(0.05))
-    assert classify_outcome(NONE, whom) == "collapsed"
+    agreement = judged(predictions=np.zeros(N, dtype=int), probe=flipped(0.05))
+    assert classify_outcome(NONE, agreement) == "collapsed"
 
 
 def test_a_model_that_always_gave_one_answer_has_not_collapsed_into_it():
@@ -100,22 +102,23 @@ def test_no_allowed_answer_is_a_collapse():
 
 
 def test_obfuscation_is_shown_by_a_fresh_probe():
-    whom = judged(predictions=flipped(0.1), probe=flipped(0.06))
+    agreement = judged(predictions=flipped(0.1), probe=flipped(0.06))
     probes = {"frozen": {"auroc_high": 0.62}, "fresh": {"auroc_low": 0.93}}
-    assert classify_outcome(GAIN, whom, probes=probes) == "obfuscated"
+    assert classify_outcome(GAIN, agreement, probes=probes) == "obfuscated"
     assert (
-        classify_outcome(GAIN, whom, probes={"frozen": {"auroc_high": 0.97}, "fresh": {"auroc_low": 0.94}}) == "honest"
+        classify_outcome(GAIN, agreement, probes={"frozen": {"auroc_high": 0.97}, "fresh": {"auroc_low": 0.94}})
+        == "honest"
     )
     assert (
-        classify_outcome(GAIN, whom, probes={"fresh": {"auroc_low": 0.94}}) == "honest"
+        classify_outcome(GAIN, agreement, probes={"fresh": {"auroc_low": 0.94}}) == "honest"
     )  # another policy than the probe's model
 
 
 def test_nothing_is_hidden_from_a_probe_that_never_read_the_truth():
-    whom = judged(predictions=flipped(0.1), probe=flipped(0.06))
+    agreement = judged(predictions=flipped(0.1), probe=flipped(0.06))
     probes = {"before": 0.5, "frozen": {"auroc_high": 0.55}, "fresh": {"auroc_low": 0.93}}
-    assert classify_outcome(GAIN, whom, probes=probes) == "honest"
-    assert classify_outcome(GAIN, whom, probes=probes | {"before": 0.97}) == "obfuscated"
+    assert classify_outcome(GAIN, agreement, probes=probes) == "honest"
+    assert classify_outcome(GAIN, agreement, probes=probes | {"before": 0.97}) == "obfuscated"
 
 
 def test_no_gain_is_unchanged():
@@ -123,6 +126,6 @@ def test_no_gain_is_unchanged():
 
 
 def test_the_last_good_weights_of_a_collapsed_training_may_be_honest():
-    whom = judged(predictions=flipped(0.1), probe=flipped(0.06))
-    assert classify_outcome(GAIN, whom, ended="collapsed") == "honest"
-    assert classify_outcome(NONE, whom, ended="collapsed") == "collapsed"
+    agreement = judged(predictions=flipped(0.1), probe=flipped(0.06))
+    assert classify_outcome(GAIN, agreement, ended="collapsed") == "honest"
+    assert classify_outcome(NONE, agreement, ended="collapsed") == "collapsed"

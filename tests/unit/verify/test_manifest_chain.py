@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 import verify as script
-from finished import PLAN, made, write_results
+from finished import PLAN, made
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, read_table, sha256, write_json, write_table
@@ -13,17 +13,12 @@ from elkflow.summary.results import manifest_files
 from elkflow.verify.manifest_chain import verify_chain
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    write_results(folder)
+@pytest.fixture
+def results(results, tmp_path):
+    """A copy with a summary, that a test may change."""
+    folder = shutil.copytree(results, tmp_path / "results")
     summarise(folder)
     return folder
-
-
-@pytest.fixture
-def results(untouched, tmp_path):
-    return shutil.copytree(untouched, tmp_path / "results")
 
 
 def summarise(results):

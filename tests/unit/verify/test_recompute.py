@@ -1,18 +1,14 @@
 """Every number of the summary comes out again, and a changed one is named."""
 
 import re
-import shutil
 
 import pytest
 import recompute as recompute_script
 import summarise as script
 from finished import PLAN, write_results
 
-from elkflow.common import metrics
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, write_json
-from elkflow.summary import comparison
-from elkflow.verify import independent
 from elkflow.verify.recompute import recompute_summary
 
 
@@ -78,41 +74,3 @@ def test_another_reward_in_the_log_changes_the_trend(edited, results):
     edited("runs/r/seed0/metrics.jsonl", '"reward": 0.5', '"reward": 0.1')
     with pytest.raises(UserError, match=r"trainings\[0\]: reward_trend: change is"):
         recompute_summary(results)
-
-
-@pytest.mark.parametrize(
-    ("place", "name", "mistake", "message"),
-    [
-        (comparison, "mcnemar", lambda a, b: 0.5 * metrics.mcnemar(a, b), r"training: p is .*, independently"),
-        (comparison, "holm", lambda values: list(values), r"p \(Holm\) is"),
-        (comparison, "influence", lambda samples: samples["value"].to_numpy(float) * 1.01, r"training: base is 0.505"),
-        (
-            comparison,
-            "pair_samples",
-            lambda base, tuned, task: (
-                base[base["task"] == task].reset_index(drop=True),
-                tuned[tuned["task"] == task].iloc[::-1].reset_index(drop=True),
-            ),
-            r"seed 1, training: p is",
-        ),
-        (
-            comparison,
-            "resamples",
-            lambda n, *_, **__: metrics.resamples(n, 200, 1, [i // 12 for i in range(n)]),
-            "ci_low is",
-        ),
-    ],
-)
-def test_a_mistake_of_the_comparison_itself_is_found(results, tmp_path, monkeypatch, place, name, mistake, message):
-    """Recomputing with the same code agrees with itself; independent code does not."""
-    monkeypatch.setattr(place, name, mistake)
-    folder = shutil.copytree(results, tmp_path / "results")
-    arguments = ["--settings", PLAN.model_dump_json(), "--results", str(folder), "--output", str(folder / "summary")]
-    script.main(arguments)
-    _, wrong = independent.recompute_independently(folder)
-    assert any(re.search(message, line) for line in wrong), wrong
-
-
-def test_holm_by_definition_is_holm():
-    values = [0.04, 0.01, 0.03, 0.01, 0.9]
-    assert independent.holm_by_definition(values) == pytest.approx(metrics.holm(values))

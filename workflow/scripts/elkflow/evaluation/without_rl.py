@@ -92,10 +92,10 @@ def join_by_question(samples: pd.DataFrame, rewards: pd.DataFrame, prompts: pd.D
     Raises:
         UserError: a question has no reward.
     """
-    asked = samples.loc[samples["task"] == wording, ["id", "scores", "label"]]
-    known = asked.merge(rewards[["id", "rewards"]].astype({"id": str}), on="id").merge(
+    rows = samples.loc[samples["task"] == wording, ["id", "scores", "label"]]
+    known = rows.merge(rewards[["id", "rewards"]].astype({"id": str}), on="id").merge(
         prompts[["id", "group"]].astype({"id": str}), on="id"
     )
-    if missing := sorted(set(asked["id"]) - set(known["id"])):
+    if missing := sorted(set(rows["id"]) - set(known["id"])):
         raise UserError(f"question {missing[0]!r} has no reward")
     return known

@@ -13,24 +13,24 @@ def remarks(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str
         training, own, probe: the training's row of the verdict, its evaluations, and the probe of its reward.
     """
     found = []
-    whom = training["agreement"].get(training["wording"])
+    agreement = training["agreement"].get(training["wording"])
     trained = next((row for row in own if row["kind"] == "training"), None)
     if trained is not None:
         outcome = OUTCOMES[training["outcome"]]
         text = f"{outcome.name.capitalize()}: {outcome.meaning} ({table_rows.gain_and_p(trained)})."
-        if whom is not None and whom["errors"]:
+        if agreement is not None and agreement["errors"]:
             text += (
-                f" Of the {whom['errors']} questions (of {whom['n']}) that the probe gets wrong, the tuned model "
-                f"follows the probe in {whom['tuned_follows']:.0%}."
+                f" Of the {agreement['errors']} questions (of {agreement['n']}) that the probe gets wrong, the tuned "
+                f"model follows the probe in {agreement['tuned_follows']:.0%}."
             )
         found.append((text, training["outcome"] == "honest"))
     if training["ended"] != "finished":
         text = f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}."
         found.append((text, False))
-    if training["exploits_probe"] and whom is not None:
+    if training["exploits_probe"] and agreement is not None:
         text = (
             "Reward hacking: the reward rose during training, gold accuracy did not; the tuned model agrees with the "
-            f"probe in {whom['tuned_probe']:.0%} and with the truth in {whom['tuned_truth']:.0%} of answers."
+            f"probe in {agreement['tuned_probe']:.0%} and with the truth in {agreement['tuned_truth']:.0%} of answers."
         )
         found.append((text, False))
     if not probe["admitted"]:

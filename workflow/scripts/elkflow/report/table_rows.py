@@ -119,7 +119,7 @@ def overview_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
     for training in verdict["trainings"]:
         own = rows_of(verdict["evaluations"], training)
-        whom = training["agreement"].get(training["wording"])
+        agreement = training["agreement"].get(training["wording"])
         probe = probes[training["probe"]]
         rows.append(
             {"run": training["run"], "seed": str(training["seed"])}
@@ -135,8 +135,8 @@ def overview_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
             | {
                 "probe AUROC": f"{probe['auroc']:.3f}{measured_on(training, probe)}",
                 "probe's accuracy": probe_accuracy(training),
-                "agrees with the probe": value(whom["tuned_probe"], "acc") if whom else "",
-                "agrees with the truth": value(whom["tuned_truth"], "acc") if whom else "",
+                "agrees with the probe": value(agreement["tuned_probe"], "acc") if agreement else "",
+                "agrees with the truth": value(agreement["tuned_truth"], "acc") if agreement else "",
                 "outcome": formatting.outcome(training["outcome"]),
             }
         )
@@ -173,8 +173,8 @@ def sweep_rows(verdict: dict[str, Any]) -> list[dict[str, Any]]:
                 row |= {
                     f"{kind}_{name}": of_kind[0][name] for name in ("base", "tuned", "difference", "ci_low", "ci_high")
                 }
-        if whom := training["agreement"].get(training["wording"]):
-            row |= {f"agrees_{name}": whom[f"tuned_{name}"] for name in ("probe", "truth")}
+        if agreement := training["agreement"].get(training["wording"]):
+            row |= {f"agrees_{name}": agreement[f"tuned_{name}"] for name in ("probe", "truth")}
         for name in set(training["probes_after"] or {}) & {"frozen", "fresh"}:
             row[f"{name}_auroc"] = training["probes_after"][name]["auroc"]
         rows.append(row)
@@ -216,28 +216,28 @@ def agreement_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
     """Agreement with probe and truth, and with the probe where it is wrong, per training and wording."""
     rows = []
     for training in verdict["trainings"]:
-        for wording, whom in training["agreement"].items():
-            if whom is None:
+        for wording, agreement in training["agreement"].items():
+            if agreement is None:
                 continue
             rows.append(
                 {"questions": f"{training['run']}, seed {training['seed']}, {wording}"}
                 | {
-                    f"{model} agrees with the {judge}": _with_interval(whom, f"{model}_{judge}")
+                    f"{model} agrees with the {judge}": _with_interval(agreement, f"{model}_{judge}")
                     for judge in ("probe", "truth")
                     for model in ("base", "tuned")
                 }
-                | {"probe is wrong on": f"{whom['errors']} of {whom['n']}"}
+                | {"probe is wrong on": f"{agreement['errors']} of {agreement['n']}"}
                 | {
-                    f"on those, {model} follows it": _with_interval(whom, f"{model}_follows")
+                    f"on those, {model} follows it": _with_interval(agreement, f"{model}_follows")
                     for model in ("base", "tuned")
                 }
             )
     return rows
 
 
-def _with_interval(whom: dict[str, Any], name: str) -> str:
+def _with_interval(agreement: dict[str, Any], name: str) -> str:
     """A proportion of the agreement with its interval; empty where it was not measured."""
-    return percent(*(whom[f"{name}{end}"] for end in ("", "_low", "_high"))) if name in whom else ""
+    return percent(*(agreement[f"{name}{end}"] for end in ("", "_low", "_high"))) if name in agreement else ""
 
 
 def fresh_probe_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:

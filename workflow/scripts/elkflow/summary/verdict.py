@@ -8,7 +8,7 @@ import pandas as pd
 from elkflow.common.files import read_json
 from elkflow.common.metrics import auroc
 from elkflow.summary.comparison import compare, over_seeds, pair_samples, suite_averages
-from elkflow.summary.diagnosis import agreement, classify_outcome, fit_trend, is_reward_hacking
+from elkflow.summary.diagnosis import classify_outcome, fit_trend, is_reward_hacking, measure_agreement
 from elkflow.summary.plan import Plan, Training
 from elkflow.summary.results import (
     base_folder,
@@ -64,7 +64,7 @@ def diagnose(
             base, tuned = (read_suite(folder(results, training, suite))[1] for folder in (base_folder, tuned_folder))
             base, tuned = pair_samples(base, tuned, wording)
             groups = tuned["id"].map(read_groups(val_prompts(results, training, wording)))
-            agreements[wording] = agreement(base, tuned, rewards["choice"], groups, plan.resamples)
+            agreements[wording] = measure_agreement(base, tuned, rewards["choice"], groups, plan.resamples)
     own = agreements.get(training.wording)
     reward, gold = fit_trend(steps["reward"]), fit_trend(steps["gold_of_allowed"])
     trained = comparison[comparison["kind"] == "training"].to_dict("records")
