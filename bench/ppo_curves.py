@@ -97,6 +97,7 @@ def our_curve(seed: int, steps: int) -> Curve:
     from elkflow.config.ppo import PPOSettings
     from elkflow.ppo.policy import Policy
     from elkflow.ppo.questions import Questions
+    from elkflow.ppo.session import Session
     from elkflow.ppo.trainer import Trainer
 
     settings = PPOSettings(
@@ -124,11 +125,11 @@ def our_curve(seed: int, steps: int) -> Curve:
         return torch.tensor([reward(text) for text in responses])
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
+        session = Session(
             policy, words(), questions, rewards, questions, rewards, settings, seed, Path(folder), "bench"
         )
-        trainer.start()
-        trainer.train()
+        session.start()
+        Trainer(session).train()
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return [row["reward"] for row in rows[1:]]
 

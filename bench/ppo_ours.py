@@ -19,6 +19,7 @@ from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import read_questions, table_rewards
+from elkflow.ppo.session import Session
 from elkflow.ppo.trainer import SAMPLED_AT_ONCE, Trainer
 
 FOREVER = 10**6
@@ -56,14 +57,15 @@ class Ours:
         rewards = table_rewards(Path(job["table"]), questions, chosen.invalid_reward)
         policy = Policy(load_model(job["checkpoint"], dtype=job["dtype"]), chosen, given["seed"])
         self.job, self.parts = job, {}
-        self.trainer = Trainer(
+        session = Session(
             policy, tokenizer, questions, rewards, questions, rewards, chosen, given["seed"], folder, "bench"
         )
-        keep_freed_memory()  # as train_run does
-        self.trainer.start()
+        keep_freed_memory()  # as every script of the workflow does
+        session.start()
+        self.trainer = Trainer(session)
         for name in ("roll_out", "update"):
             setattr(self.trainer, name, self.timed(name, getattr(self.trainer, name)))
-        self.trainer.record = self.keep
+        session.record = self.keep
         self.resident = psutil.Process().memory_info().rss
 
     def timed(self, name: str, work: Callable) -> Callable:
@@ -75,8 +77,8 @@ class Ours:
 
         return watched
 
-    def keep(self, _: Any, figures: dict[str, float]) -> None:
-        self.figures = figures
+    def keep(self, _: Any, metrics: dict[str, float], seconds: float) -> None:
+        self.metrics = metrics
 
     def step(self, rows: list[int]) -> dict[str, Any]:
         """A whole step; which prompts it takes, the trainer knows by itself."""
@@ -94,7 +96,7 @@ class Ours:
         return {
             "seconds": seconds,
             "parts": self.parts,
-            "updates": self.figures["updates"],
+            "updates": self.metrics["updates"],
             "tokens": sum(self.tokens(part) for part in cut(rows, size)),
             "limit": 2 * sampled + (epochs - 1) * forward + epochs * backward,
         }
@@ -102,7 +104,7 @@ class Ours:
     def products(self, tokens: int) -> tuple[float, float]:
         """Seconds of the blocks' matrix products for so many tokens, forward and (for activations alone) backward."""
         policy, weights = self.trainer.policy, self.weights()
-        given = {width: torch.randn(tokens, width, dtype=policy.compute) for w in weights for width in w.shape}
+        given = {width: torch.randn(tokens, width, dtype=policy.trunk.compute) for w in weights for width in w.shape}
         with torch.no_grad():
             times = [time.perf_counter()]
             for weight in weights:
@@ -115,7 +117,7 @@ class Ours:
 
     def weights(self) -> list[torch.Tensor]:
         """The blocks' matrices: two FLOPs for each of their numbers, a token and pass."""
-        return [p for n, p in self.trainer.policy.blocks.named_parameters() if p.dim() == 2 and "lora" not in n]
+        return [p for n, p in self.trainer.policy.trunk.blocks.named_parameters() if p.dim() == 2 and "lora" not in n]
 
     def memory(self, rows: list[int]) -> dict[str, float]:
         """Peak of the process, and what came on top of model and libraries for each token, block and unit of width."""
@@ -126,7 +128,7 @@ class Ours:
     def tokens(self, rows: list[int]) -> int:
         """Tokens that a pass over these prompts is about: what they open with alike counts once, and of the responses
         all but the last token, which is not read."""
-        prompts = [self.trainer.questions.tokens[row] for row in rows]
+        prompts = [self.trainer.session.questions.tokens[row] for row in rows]
         trie = len({tuple(prompt[: end + 1]) for prompt in prompts for end in range(len(prompt))})
         return trie + len(rows) * (self.job["settings"]["max_new_tokens"] - 1)
 

@@ -1,6 +1,6 @@
-"""Reference values of TRL 0.11.4's PPOTrainer.step on a tiny model, for tests/unit/test_parity.py.
+"""Reference values of TRL 0.11.4's PPOTrainer.step on a tiny model, for tests/unit/ppo/test_parity.py.
 
-    python bench/ppo_parity.py [--output tests/unit/parity.json]
+    python bench/ppo_parity.py [--output tests/unit/ppo/parity.json]
 
 Runs itself again in the peer's environment (`.venv-peers/`, made if need be). What the two do differently by choice is
 set equal: no dropout before the value head, whole batches as minibatches, no early stopping.
@@ -96,7 +96,7 @@ def rounded(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("tests/unit/parity.json"))
+    parser.add_argument("--output", type=Path, default=Path("tests/unit/ppo/parity.json"))
     parser.add_argument("--in-peer", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.in_peer:

@@ -33,6 +33,7 @@ from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import read_questions, table_rewards
+from elkflow.ppo.session import Session
 from elkflow.ppo.trainer import Trainer
 
 GOAL, TIMES = 0.85, 10
@@ -55,7 +56,7 @@ def first_good(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return None
 
 
-def trainer(results: Path, folder: Path, chosen: PPOSettings, dtype: str, limit: int | None = None) -> Trainer:
+def session(results: Path, folder: Path, chosen: PPOSettings, dtype: str, limit: int | None = None) -> Session:
     """The quickstart's run with other settings, started or found again, to end after `limit` steps."""
     checkpoint = results / "models/smollm2/checkpoint"
     tokenizer = load_tokenizer(checkpoint)
@@ -67,7 +68,7 @@ def trainer(results: Path, folder: Path, chosen: PPOSettings, dtype: str, limit:
         rewards[split] = table_rewards(table, asked[split], chosen.invalid_reward)
     mark = hashlib.sha256(f"{chosen.model_dump_json()} {dtype}".encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    made = Trainer(
+    made = Session(
         Policy(load_model(checkpoint, dtype=dtype), chosen),
         tokenizer,
         asked["ppo"],
@@ -99,9 +100,9 @@ def time_to_quality(
     steps = EVERY * math.ceil(TIMES * total / peers_step / EVERY)
     steps = min(steps, limit or steps)
     chosen = thesis_settings(THESIS, 1, evaluate_every=EVERY, checkpoint_every=EVERY, evaluate_rows=128, keep="last")
-    made = trainer(results, folder / "thesis", chosen, dtype, steps)
+    made = session(results, folder / "thesis", chosen, dtype, steps)
     if made.progress.step < steps:
-        made.train()
+        Trainer(made).train()
     rows = rows_of(folder / "thesis" / "metrics.jsonl")
     reached = first_good(rows)
     count = reached["step"] if reached else rows[-1]["step"]
@@ -129,7 +130,7 @@ def algorithms(results: Path, folder: Path, names: list[str], limit: int | None)
     found = {"ppo": results / RUN / "metrics.jsonl"}
     settings, dtype = PPOSettings.model_validate(run["settings"]), run["facts"]["dtype"]
     for name in names:
-        made = trainer(results, folder / name, settings, dtype, limit)
+        made = session(results, folder / name, settings, dtype, limit)
         if made.progress.step < (limit or made.steps):
             train_grouped(made, name)
         found[name] = folder / name / "metrics.jsonl"

@@ -8,6 +8,7 @@ from tiny import WORDS, tiny_llama, tiny_tokenizer
 from elkflow.config.ppo import PPOSettings
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import Questions
+from elkflow.ppo.session import Session
 from elkflow.ppo.trainer import Trainer
 from elkflow.rewards.lookup import TableRewards
 
@@ -41,15 +42,15 @@ def trainer(folder, seed=0, asked=None, stopping=lambda: False, fingerprint="one
     settings = PPOSettings.model_validate(FAST | {"steps": 4} | settings)
     policy = Policy(tiny_llama(len(TOKENIZER), seed=1), settings, seed)
     reward = reward or table(asked)
-    made = Trainer(
+    session = Session(
         policy, TOKENIZER, asked, reward, asked, reward, settings, seed, folder, fingerprint, stopping=stopping
     )
-    made.start()
-    return made
+    session.start()
+    return Trainer(session)
 
 
 def weights(made):
-    return {name: parameter.detach().clone() for name, parameter in made.policy.trained()}
+    return {name: parameter.detach().clone() for name, parameter in made.session.policy.trained()}
 
 
 def metrics(folder):

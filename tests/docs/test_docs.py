@@ -193,7 +193,7 @@ assert "reinforce" in str(RunSettings.model_fields["algorithm"].annotation)
 folder = pathlib.Path(sys.argv[1])
 settings = {"train": "full", "learning_rate": 1e-3, "steps": 60, "sentinel": None}
 made = trainer(folder, batch_size=24, evaluate_rows=24, evaluate_every=1, **settings)
-assert train_reinforce(made).outcome == "finished"
+assert train_reinforce(made.session).outcome == "finished"
 rewards = [row["held_out_reward"] for row in metrics(folder)]
 assert max(rewards) > rewards[0] + 0.3, rewards
 """

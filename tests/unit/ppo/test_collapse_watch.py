@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from elkflow.config.ppo import SentinelSettings
-from elkflow.ppo.collapse_watch import Sentinel
+from elkflow.ppo.collapse_watch import CollapseWatch
 
 HEALTHY = {"reward": 0.7, "valid": 0.95, "yes_rate": 0.5, "answer_entropy": 0.69, "kl_k3": 0.4}
 
@@ -23,10 +23,10 @@ def collapse(peak, at, steps=100, seed=0):
 @pytest.mark.parametrize(("peak", "at"), [(0.826, 35), (0.873, 79)])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_thesis_collapses_are_caught_within_their_window(peak, at, seed):
-    sentinel = Sentinel(SentinelSettings())
-    for step, figures in enumerate(collapse(peak, at, seed=seed)):
-        reason = sentinel.judge(figures)
-        assert sentinel.healthy() or step >= at - 1
+    watch = CollapseWatch(SentinelSettings())
+    for step, metrics in enumerate(collapse(peak, at, seed=seed)):
+        reason = watch.judge(metrics)
+        assert watch.healthy() or step >= at - 1
         if reason:
             break
     assert at <= step <= at + 3
@@ -36,26 +36,26 @@ def test_the_thesis_collapses_are_caught_within_their_window(peak, at, seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_noisy_climb_is_left_alone(seed):
     noise = np.random.default_rng(seed).normal(0, 0.06, 300)
-    sentinel = Sentinel(SentinelSettings())
+    watch = CollapseWatch(SentinelSettings())
     for step in range(300):
-        figures = HEALTHY | {"reward": 0.4 + 0.4 * min(1, step / 100) + noise[step]}
-        assert sentinel.judge(figures) is None
+        metrics = HEALTHY | {"reward": 0.4 + 0.4 * min(1, step / 100) + noise[step]}
+        assert watch.judge(metrics) is None
 
 
 def test_a_policy_may_begin_with_invalid_answers():
-    sentinel = Sentinel(SentinelSettings())
-    assert not any(sentinel.judge(HEALTHY | {"reward": -1.0, "valid": 0.0}) for _ in range(20))
+    watch = CollapseWatch(SentinelSettings())
+    assert not any(watch.judge(HEALTHY | {"reward": -1.0, "valid": 0.0}) for _ in range(20))
 
 
 def test_one_bad_step_is_noise():
-    sentinel = Sentinel(SentinelSettings(window=3))
+    watch = CollapseWatch(SentinelSettings(window=3))
     bad = HEALTHY | {"valid": 0.1, "reward": -0.9}
-    for figures in [HEALTHY] * 5 + [bad, bad, HEALTHY] * 5:
-        assert sentinel.judge(figures) is None
+    for metrics in [HEALTHY] * 5 + [bad, bad, HEALTHY] * 5:
+        assert watch.judge(metrics) is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "figures", "words"),
+    ("settings", "metrics", "words"),
     [
         ({"entropy": 0.1}, {"answer_entropy": 0.01}, "entropy"),
         ({"yes_rate": 0.02}, {"yes_rate": 0.995}, "nearly all answers are the same"),
@@ -65,28 +65,28 @@ def test_one_bad_step_is_noise():
         ({"reward_drop": 0.2}, {"reward": 0.45}, "peak"),
     ],
 )
-def test_every_limit_is_watched_and_can_be_switched_off(settings, figures, words):
-    curve = [HEALTHY] * 4 + [HEALTHY | figures] * 3
-    watching = Sentinel(SentinelSettings(**settings))
+def test_every_limit_is_watched_and_can_be_switched_off(settings, metrics, words):
+    curve = [HEALTHY] * 4 + [HEALTHY | metrics] * 3
+    watching = CollapseWatch(SentinelSettings(**settings))
     assert [bool(watching.judge(step)) for step in curve] == [False] * 6 + [True]
-    again = Sentinel(SentinelSettings(**settings))
+    again = CollapseWatch(SentinelSettings(**settings))
     assert words in [again.judge(step) for step in curve][-1]
-    off = Sentinel(SentinelSettings(**{name: None for name in settings}))
+    off = CollapseWatch(SentinelSettings(**{name: None for name in settings}))
     assert not any(off.judge(step) for step in curve)
 
 
 @pytest.mark.parametrize("name", ["reward", "policy_loss", "gradient_norm"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_figure_that_is_not_finite_counts_at_once(name, value):
-    assert name in Sentinel(SentinelSettings()).judge(HEALTHY | {name: value})
+    assert name in CollapseWatch(SentinelSettings()).judge(HEALTHY | {name: value})
 
 
 def test_it_goes_on_from_a_checkpoint():
     curve = list(collapse(0.826, 35))
-    whole, first = Sentinel(SentinelSettings()), Sentinel(SentinelSettings())
-    expected = [whole.judge(figures) for figures in curve]
+    whole, first = CollapseWatch(SentinelSettings()), CollapseWatch(SentinelSettings())
+    expected = [whole.judge(metrics) for metrics in curve]
     for cut in (0, 1, 34, 36):
-        first, second = Sentinel(SentinelSettings()), Sentinel(SentinelSettings())
-        found = [first.judge(figures) for figures in curve[:cut]]
+        first, second = CollapseWatch(SentinelSettings()), CollapseWatch(SentinelSettings())
+        found = [first.judge(metrics) for metrics in curve[:cut]]
         second.restore(first.state())
-        assert found + [second.judge(figures) for figures in curve[cut:]] == expected
+        assert found + [second.judge(metrics) for metrics in curve[cut:]] == expected

@@ -1,4 +1,4 @@
-"""Rewards, log-probabilities, values and gradients that are no numbers: named, and training keeps what was good."""
+"""NaN or infinity in rewards, log-probabilities, values and gradients is reported; training keeps what was good."""
 
 import re
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ def test_the_tensor_and_its_rows_are_named():
     bad[[0, 2, 3, 4], 1] = INF
     names = ["a", "b", "c", "d", "e"]
     check_rows({"values": fine, "rewards": fine[:, 0]}, names)
-    with pytest.raises(FloatingPointError, match=r"^values of a, c, d and 1 more: infinite$"):
+    with pytest.raises(FloatingPointError, match=r"^values of a, c, d and 1 more: infinity$"):
         check_rows({"rewards": fine, "values": bad}, names)
     with pytest.raises(FloatingPointError, match=r"^rewards of b: NaN$"):
         check_rows({"rewards": torch.tensor([0, NAN, 0, 0, 0])}, names)
@@ -27,51 +27,53 @@ def test_the_tensor_and_its_rows_are_named():
 
 def reward(made, number):
     """The next time, the fourth response is worth `number`."""
-    usual = made.rewards
+    usual = made.session.rewards
 
     def once(prompts, responses):
-        made.rewards = usual
+        made.session.rewards = usual
         return usual(prompts, responses).index_fill(0, torch.tensor([3]), number)
 
-    made.rewards = once
+    made.session.rewards = once
 
 
 def gradient(made, number):
     """The next time, a parameter's gradient is `number`."""
-    handle = made.trained[1][1].register_hook(lambda found: (handle.remove(), torch.full_like(found, number))[1])
+    handle = made.session.trained[1][1].register_hook(
+        lambda found: (handle.remove(), torch.full_like(found, number))[1]
+    )
 
 
 def weight(made, index):
     with torch.no_grad():
-        made.trained[index][1].fill_(NAN)
+        made.session.trained[index][1].fill_(NAN)
 
 
 def reference(made, number):
     """The frozen model's last norm is damaged while the reference reads."""
-    usual, norm = made.policy.as_reference, made.policy.trunk.norm.weight
+    usual, norm = made.session.policy.as_reference, made.session.policy.trunk.norm.weight
 
     @contextmanager
     def once():
-        made.policy.as_reference = usual
+        made.session.policy.as_reference = usual
         with usual():
             before = norm.detach().clone()
             norm.detach().fill_(number)
             yield
             norm.detach().copy_(before)
 
-    made.policy.as_reference = once
+    made.session.policy.as_reference = once
 
 
 EVERY = r"q\d+, q\d+, q\d+ and 5 more"
 FAULTS = {
     "a reward": (reward, NAN, r"rewards of q\d+: NaN"),
-    "an infinite reward": (reward, -INF, r"rewards of q\d+: infinite"),
+    "an infinite reward": (reward, -INF, r"rewards of q\d+: infinity"),
     "the adapter": (weight, 1, rf"log-probabilities of {EVERY}: NaN"),
     "the value head": (weight, -1, rf"values of {EVERY}: NaN"),
     "the reference": (reference, NAN, rf"reference log-probabilities of {EVERY}: NaN"),
     "a gradient": (gradient, NAN, rf"gradient of \S*lora_B\S* from {EVERY}: NaN"),
-    "an infinite gradient": (gradient, INF, rf"gradient of \S*lora_B\S* from {EVERY}: infinite"),
-    "an overflowing norm": (gradient, 1e30, rf"gradients from {EVERY}: their norm is too large a number"),
+    "an infinite gradient": (gradient, INF, rf"gradient of \S*lora_B\S* from {EVERY}: infinity"),
+    "an overflowing norm": (gradient, 1e30, rf"gradients from {EVERY}: their norm overflows"),
 }
 SETTINGS = {"evaluate_every": 1, "keep": "last", "kl": {"control": "adaptive", "horizon": 50}}
 

@@ -16,6 +16,7 @@ from elkflow.ppo import schedule
 from elkflow.ppo.merge_lora import merge
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.rollout import generate
+from elkflow.ppo.session import Session
 from elkflow.ppo.train_ppo import save_policy
 from elkflow.ppo.trainer import Trainer
 
@@ -28,9 +29,9 @@ def watched(made):
     """The advantages and returns that reach the update of one step."""
     seen, update = {}, made.update
 
-    def look(batch, advantages, returns, rate):
-        seen.update(batch=batch, advantages=advantages, returns=returns)
-        return update(batch, advantages, returns, rate)
+    def look(rollout, minibatches, advantages, returns):
+        seen.update(batch=rollout, advantages=advantages, returns=returns)
+        return update(rollout, minibatches, advantages, returns)
 
     made.update = look
     made.step()
@@ -71,11 +72,11 @@ def test_every_pass_takes_every_prompt_once_in_another_order():
 )
 def test_the_learning_rate_warms_up_and_falls(tmp_path, name, rates):
     settings = {"warmup": 4, "schedule": name, "steps": 8}
-    assert [schedule.rate(step, 8, PPOSettings(**settings)) for step in range(8)] == pytest.approx(rates)
+    assert [schedule.lr_factor(step, 8, PPOSettings(**settings)) for step in range(8)] == pytest.approx(rates)
     made = trainer(tmp_path, learning_rate=1e-3, **settings)
     made.train()
     assert [row["learning_rate"] for row in metrics(tmp_path)[1:]] == pytest.approx([1e-3 * rate for rate in rates])
-    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * rates[-1])
+    assert made.session.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * rates[-1])
 
 
 def test_weight_decay_shrinks_what_nothing_else_moves(tmp_path):
@@ -133,7 +134,7 @@ def test_the_penalty_is_the_estimate_that_was_chosen(tmp_path, estimator):
 
     made = trainer(tmp_path, reward=constant, kl={"coefficient": 0.5, "estimator": estimator}, whiten_advantages=False)
     with torch.no_grad():
-        for name, parameter in made.policy.trained(value_head=False):
+        for name, parameter in made.session.policy.trained(value_head=False):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     seen = watched(made)
     expected = -0.5 * objective.kl(seen["batch"].logprobs, seen["batch"].reference, estimator)
@@ -155,7 +156,7 @@ def test_an_entropy_bonus_keeps_the_policy_open(tmp_path):
     for name, coefficient in (("none", 0.0), ("some", 1.0)):
         made = trainer(tmp_path / name, reward=constant, entropy_coefficient=coefficient, train="full", steps=8)
         with torch.no_grad():  # a policy with preferences
-            made.policy.base.get_output_embeddings().weight.mul_(20)
+            made.session.policy.base.get_output_embeddings().weight.mul_(20)
         made.train()
         found[name] = [row["entropy"] for row in metrics(tmp_path / name)[1:]]
     assert found["some"][0] == pytest.approx(found["none"][0])
@@ -177,9 +178,10 @@ def test_recomputed_activations_change_nothing(tmp_path):
 def test_sampling_can_be_narrowed_to_the_likeliest_token(tmp_path, setting, length):
     made = trainer(tmp_path, max_new_tokens=length, **setting)
     batch = made.roll_out(0)
-    prompts = [made.questions.tokens[row] for row in batch.rows]
-    greedy, _ = generate(made.policy, prompts, None, made.sampling, made.ends)
-    assert batch.responses == made.texts(greedy, batch.mask)
+    session = made.session
+    prompts = [session.questions.tokens[row] for row in batch.rows]
+    greedy = generate(session.policy, prompts, None, session.sampling, session.ends)
+    assert batch.responses == session.texts(greedy, batch.mask)
     assert trainer(tmp_path / "free", max_new_tokens=length).roll_out(0).responses != batch.responses
 
 
@@ -205,7 +207,7 @@ def collapsing(folder, at, **settings):
     """A run whose watch calls out at these steps, whatever it sees."""
     made = trainer(folder, steps=6, sentinel={"action": settings.pop("action", "stop")}, **settings)
     calls = iter(range(1, 100))
-    made.sentinel.judge = lambda figures: "made up" if next(calls) in at else None
+    made.session.collapse_watch.judge = lambda metrics: "made up" if next(calls) in at else None
     return made
 
 
@@ -247,8 +249,10 @@ def test_an_adapter_on_a_quantised_base(tmp_path, bits):
     assert kinds == {{"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[bits]}
     frozen = {n: p.detach().clone() for n, p in policy.base.named_parameters() if not p.requires_grad}
     asked = questions()
-    made = Trainer(policy, TOKENIZER, asked, table(asked), asked, table(asked), settings, 0, tmp_path / "run", "one")
-    made.start()
+    rewards = table(asked)
+    session = Session(policy, TOKENIZER, asked, rewards, asked, rewards, settings, 0, tmp_path / "run", "one")
+    session.start()
+    made = Trainer(session)
     before = weights(made)
     assert made.train().outcome == "finished"
     changed = weights(made)

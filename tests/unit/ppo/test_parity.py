@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from elkflow.config.ppo import PPOSettings
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import Questions
+from elkflow.ppo.session import Session
 from elkflow.ppo.trainer import Trainer
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "bench"))
@@ -65,38 +66,35 @@ def test_a_step_is_that_of_trl(tmp_path, monkeypatch, name):
 
     def generate(_, rows, *rest):
         given = [responses[prompts.index(list(row))] for row in rows]
-        frozen = policy.freeze([list(row) + response[:-1] for row, response in zip(rows, given, strict=True)])
-        starts = torch.tensor([[len(row) - 1] for row in rows])
-        positions = (starts + torch.arange(3)).clamp(max=frozen.layout.columns.shape[1] - 1)
-        return torch.tensor([row + [0] * (3 - len(row)) for row in given]), policy.states(frozen, positions)
+        return torch.tensor([row + [0] * (3 - len(row)) for row in given])
 
     def rewards(given, _):
         return torch.tensor([scores[int(text)] for text in given])
 
     monkeypatch.setattr("elkflow.ppo.rollout.generate", generate)
-    made = Trainer(policy, tiny_tokenizer(), asked, rewards, asked, rewards, settings(case), 0, tmp_path, "one")
-    made.ends = {tiny_model.CONFIG["eos_token_id"]}
-    made.start()
-    seen = {}
+    session = Session(policy, tiny_tokenizer(), asked, rewards, asked, rewards, settings(case), 0, tmp_path, "one")
+    session.ends = {tiny_model.CONFIG["eos_token_id"]}
+    monkeypatch.setattr("elkflow.ppo.session.generate", generate)
+    session.start()
+    made, seen = Trainer(session), {}
     update = made.update
 
-    def watched(batch, advantages, returns, rate):
-        seen.update(
-            batch=batch, advantages=advantages, returns=returns, figures=update(batch, advantages, returns, rate)
-        )
-        return seen["figures"]
+    def watched(rollout, minibatches, advantages, returns):
+        metrics = update(rollout, minibatches, advantages, returns)
+        seen.update(rollout=rollout, advantages=advantages, returns=returns, metrics=metrics)
+        return metrics
 
     monkeypatch.setattr(made, "update", watched)
     made.step()
 
-    rows, mask = seen["batch"].rows, seen["batch"].mask.bool()
+    rows, mask = seen["rollout"].rows, seen["rollout"].mask.bool()
     for at, row in enumerate(rows):
-        close(seen["batch"].values[at][mask[at]], stored["values"][row])
+        close(seen["rollout"].values[at][mask[at]], stored["values"][row])
         close(seen["advantages"][at][mask[at]], stored["advantages"][row])
         close(seen["returns"][at][mask[at]], stored["returns"][row])
-    for figure in ("policy_loss", "value_loss"):
-        close(seen["figures"][figure], sum(stored[figure]) / len(stored[figure]))
-    assert made.controller.coefficient == pytest.approx(stored["kl_coefficient"], abs=1e-4)
+    for name in ("policy_loss", "value_loss"):
+        close(seen["metrics"][name], sum(stored[name]) / len(stored[name]))
+    assert session.kl_controller.coefficient == pytest.approx(stored["kl_coefficient"], abs=1e-4)
     assert (stored["kl_coefficient"] != 0.2) == case["adaptive"]
     found = {tiny_model.plain(key): value.flatten() for key, value in policy.trained()}
     assert found.keys() == stored["parameters"].keys() and len(found) == 10

@@ -37,9 +37,11 @@ def test_many_families_give_their_own_logits(name, layers):
     model = AutoModelForCausalLM.from_config(config).eval()
     before = whole(model, ROWS)
     policy = moved(Policy(model, PPOSettings(steps=1, layers=layers, lora={"targets": targets})))
-    frozen = policy.freeze(ROWS)
+    frozen = policy.run_frozen_blocks(ROWS)
     logits, values = policy(frozen, LAST)
-    assert policy.split and policy.longest == (0 if name == "gemma2" else 256)  # its windows are 3 tokens wide
+    assert policy.trunk.split and policy.trunk.longest == (
+        0 if name == "gemma2" else 256
+    )  # its windows are 3 tokens wide
     torch.testing.assert_close(logits, whole(policy.model, ROWS), atol=2e-5, rtol=0)
     assert not torch.allclose(logits, before, atol=1e-4)
     with policy.as_reference():
@@ -54,10 +56,10 @@ def test_the_reference_is_the_model_before_training(settings):
     model = tiny_llama(60)
     before = whole(model, ROWS)
     policy = moved(Policy(model, PPOSettings(steps=1, **settings)))
-    frozen = policy.freeze(ROWS)
+    frozen = policy.run_frozen_blocks(ROWS)
     changed = policy(frozen, LAST)[0]
     with policy.as_reference():
-        torch.testing.assert_close(policy(policy.freeze(ROWS), LAST)[0], before, atol=2e-5, rtol=0)
+        torch.testing.assert_close(policy(policy.run_frozen_blocks(ROWS), LAST)[0], before, atol=2e-5, rtol=0)
     assert torch.equal(policy(frozen, LAST)[0], changed)
 
 
@@ -72,7 +74,7 @@ def test_only_the_top_blocks_are_trained():
 @pytest.mark.parametrize("settings", [{}, {"layers": 2}, {"train": "layers", "layers": 2}, {"train": "full"}])
 def test_gradients_are_those_of_the_whole_model(settings):
     policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, **settings)))
-    policy(policy.freeze(ROWS), LAST)[0].square().sum().backward()
+    policy(policy.run_frozen_blocks(ROWS), LAST)[0].square().sum().backward()
     found = {name: parameter.grad.clone() for name, parameter in policy.trained(value_head=False)}
     policy.zero_grad()
     sum(policy.model(input_ids=torch.tensor([row])).logits[0, -1].float().square().sum() for row in ROWS).backward()
@@ -83,10 +85,10 @@ def test_gradients_are_those_of_the_whole_model(settings):
 @pytest.mark.parametrize("longest", [0, 256])
 def test_a_place_that_is_read_twice_counts_twice_in_gradients(longest):
     policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, lora={"targets": "all-linear"})))
-    policy.longest = longest
+    policy.trunk.longest = longest
     rows = [ROWS[0], ROWS[0], ROWS[1]]
     places = torch.tensor([[len(row) - 1] * 2 for row in rows])
-    policy(policy.freeze(rows), places)[0].square().sum().backward()
+    policy(policy.run_frozen_blocks(rows), places)[0].square().sum().backward()
     found = {name: parameter.grad.clone() for name, parameter in policy.trained(value_head=False)}
     policy.zero_grad()
     alone = [policy.model(input_ids=torch.tensor([row])).logits[0, -1].float().square().sum() for row in rows]
@@ -105,7 +107,7 @@ def test_half_precision_keeps_what_is_trained_in_full():
     for settings in ({}, {"train": "layers", "layers": 2}, {"train": "full"}):
         policy = Policy(tiny_llama(60).bfloat16(), PPOSettings(steps=1, **settings))
         assert all(parameter.dtype == torch.float32 for _, parameter in policy.trained())
-        logits, _ = policy(policy.freeze(ROWS), LAST)
+        logits, _ = policy(policy.run_frozen_blocks(ROWS), LAST)
         logits.sum().backward()
         assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
 
@@ -113,7 +115,7 @@ def test_half_precision_keeps_what_is_trained_in_full():
 def test_attention_with_capped_scores_stays_out_of_tries():
     config = Gemma2Config(**WIDE, attn_logit_softcapping=0.1)
     policy = Policy(AutoModelForCausalLM.from_config(config).eval(), PPOSettings(steps=1))
-    assert policy.split and not policy.longest
+    assert policy.trunk.split and not policy.trunk.longest
 
 
 @pytest.mark.parametrize("settings", [{"layers": 2}, {"train": "full"}, {"gradient_checkpointing": True}])
@@ -123,8 +125,8 @@ def test_a_trie_has_the_gradients_of_padded_lines(settings):
     found = []
     for longest in (256, 0):
         policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, **settings)))
-        policy.longest = longest
-        frozen = policy.freeze(rows)
+        policy.trunk.longest = longest
+        frozen = policy.run_frozen_blocks(rows)
         assert frozen.layout.ids.shape == ((1, 48) if longest else (5, 44))
         logits, values = policy(frozen, last)
         (logits.square().mean() + values.sum()).backward()

@@ -11,7 +11,17 @@ from transformers import AutoModelForCausalLM, MistralConfig
 
 from elkflow.config.ppo import PPOSettings
 from elkflow.ppo.policy import Policy
-from elkflow.ppo.rollout import Sampling, collect, draw, generate, response_mask, response_text
+from elkflow.ppo.rollout import (
+    Rollout,
+    Sampling,
+    collect,
+    cut,
+    draw,
+    generate,
+    read_by_model,
+    response_mask,
+    response_text,
+)
 
 PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 4, 20], [30, 31], [7, 8, 9, 12, 13], [5, 9], [30, 31]]
 """Some open alike, one is the beginning of another, and one is there twice."""
@@ -64,25 +74,25 @@ def naive(made, prompts, uniform, sampling):
 @pytest.mark.parametrize("layers", ["all", 2])
 def test_samples_are_those_of_the_plain_model(length, layers, longest):
     made, sampling = policy(layers=layers), Sampling(max_new_tokens=length)
-    assert made.longest == 256
-    made.longest = longest
+    assert made.trunk.longest == 256
+    made.trunk.longest = longest
     with torch.no_grad():  # an adapter that does something
         for name, parameter in made.trained(value_head=False):
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     for seed in range(8):
         uniform = torch.rand(len(PROMPTS), length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         wanted = naive(made, PROMPTS, uniform, sampling)
-        tokens, _ = generate(made, PROMPTS, uniform, sampling, END)
+        tokens = generate(made, PROMPTS, uniform, sampling, END)
         mask = response_mask(tokens, END)
         assert [row[: int(n)] for row, n in zip(tokens.tolist(), mask.sum(1), strict=True)] == wanted
-        chunk = collect(made, list(range(6)), PROMPTS, uniform, sampling, END, keep_graph=seed % 2 == 0)
-        assert (chunk.graph is None) == (seed % 2 == 1)
-        assert torch.equal(chunk.tokens * chunk.mask, tokens * mask)
+        found = collect(made, PROMPTS, uniform, sampling, END)
+        assert not any(tensor.requires_grad for tensor in found.values())
+        assert torch.equal(found["tokens"] * found["mask"], tokens * mask)
         for i, row in enumerate(wanted):
             with torch.no_grad():
                 logits = made.model(input_ids=torch.tensor([PROMPTS[i] + row])).logits[0].float()
             logprobs = logits.log_softmax(-1)[len(PROMPTS[i]) - 1 : -1].gather(1, torch.tensor(row)[:, None])[:, 0]
-            torch.testing.assert_close(chunk.logprobs[i, : len(row)], logprobs, atol=1e-5, rtol=0)
+            torch.testing.assert_close(found["logprobs"][i, : len(row)], logprobs, atol=1e-5, rtol=0)
 
 
 def test_a_trie_may_be_longer_than_a_sliding_window():
@@ -91,30 +101,34 @@ def test_a_trie_may_be_longer_than_a_sliding_window():
     torch.manual_seed(0)
     made = Policy(AutoModelForCausalLM.from_config(config).eval(), PPOSettings(steps=1))
     prompts = [[4 + (row * step) % 36 for step in range(1, 60)] for row in range(1, 8)]
-    assert made.lay(prompts).packed and made.lay(prompts).ids.numel() > 256
+    assert made.trunk.make_layout(prompts).packed and made.trunk.make_layout(prompts).ids.numel() > 256
     uniform, sampling = torch.rand(7, 3, generator=torch.Generator().manual_seed(0)), Sampling(max_new_tokens=3)
-    tokens, _ = generate(made, prompts, uniform, sampling, set())
+    tokens = generate(made, prompts, uniform, sampling, set())
     assert tokens.tolist() == naive(made, prompts, uniform, sampling)
 
 
 def test_some_of_those_responses_end_early():
     made, sampling = policy(), Sampling(max_new_tokens=5)
     uniform = torch.rand(60, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    counts = response_mask(generate(made, PROMPTS * 10, uniform, sampling, END)[0], END).sum(1)
+    counts = response_mask(generate(made, PROMPTS * 10, uniform, sampling, END), END).sum(1)
     assert counts.min() < 5 and counts.max() == 5
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_parts_of_a_chunk_are_read_as_the_chunk_was(length):
+def test_a_microbatch_is_read_as_its_rollout_was(length):
     made, sampling = policy(), Sampling(max_new_tokens=length)
     uniform = torch.rand(6, length, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    whole = collect(made, [3, 1, 4, 0, 5, 2], PROMPTS, uniform, sampling, END, keep_graph=False)
-    parts = whole.divided(made, [1, 2, 3])
-    assert [part.rows for part in parts] == [[3], [1, 4], [0, 5, 2]]
-    for part, wanted in zip(parts, whole.logprobs.split([1, 2, 3]), strict=True):
-        logits, _ = made(part.frozen, part.positions)
+    tensors = collect(made, PROMPTS, uniform, sampling, END)
+    ids, positions = read_by_model(PROMPTS, tensors["tokens"], tensors["mask"])
+    assert all(row[: len(prompt)] == prompt for row, prompt in zip(ids, PROMPTS, strict=True))
+    whole = Rollout(list(range(6)), [""] * 6, torch.zeros(6), ids, positions, **tensors)
+    for rows in ([3], [1, 4], [0, 5, 2]):
+        part = cut(made, whole, rows)
+        assert part.rows == rows and torch.equal(part.tokens, whole.tokens[rows])
+        logits, values = made(part.frozen, part.positions)
         found = logits.log_softmax(-1).gather(-1, part.tokens[..., None])[..., 0]
-        torch.testing.assert_close(found * part.mask, wanted * part.mask, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found * part.mask, whole.logprobs[rows] * part.mask, atol=1e-5, rtol=0)
+        torch.testing.assert_close(values * part.mask, whole.values[rows] * part.mask, atol=1e-5, rtol=0)
 
 
 def test_the_mask_ends_with_the_end_token():

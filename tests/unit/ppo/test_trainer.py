@@ -63,8 +63,8 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, setting):
         with (folder / "metrics.jsonl").open("a") as handle:
             handle.write('{"step": 9, "reward"')  # a line half-written
         second = trainer(folder, **setting)
-        assert second.progress.step == stop_after
-        assert second.train() == whole.progress
+        assert second.session.progress.step == stop_after
+        assert second.train() == whole.session.progress
         same(weights(whole), weights(second))
         assert metrics(folder) == metrics(tmp_path / "whole")
         assert (folder / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
     content[len(content) // 2] ^= 255
     file.write_bytes(content)
     second = trainer(tmp_path / "cut")
-    assert second.progress.step == 2
+    assert second.session.progress.step == 2
     assert "step-000003: damaged" in caplog.text
     second.train()
     same(weights(whole), weights(second))
@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage, caplog):
 
 def test_checkpoints_of_another_run_are_not_used(tmp_path):
     trainer(tmp_path).train()
-    assert trainer(tmp_path, fingerprint="another").progress.step == 0
+    assert trainer(tmp_path, fingerprint="another").session.progress.step == 0
     assert [folder.name for folder in tmp_path.glob("step-*")] == ["step-000000"]
 
 

@@ -19,7 +19,7 @@ def test_they_run_to_the_end_and_leave_the_same_records(tmp_path, algorithm, min
     settings = {"generations": 4, "minibatch_size": minibatch, "ppo_epochs": 2, "steps": 3, "keep": "last"}
     run = trainer(tmp_path, reward=lengths, sentinel=None, **settings)
     before = weights(run)
-    done = train_grouped(run, algorithm)
+    done = train_grouped(run.session, algorithm)
     assert (done.outcome, done.step, done.kept) == ("finished", 3, 3)
     rows = metrics(tmp_path)
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
@@ -36,17 +36,17 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, algorithm):
     settings = {"generations": 4, "minibatch_size": 4, "steps": 5, "reward": lengths, "lora": {"dropout": 0.1}}
     settings |= {"sentinel": None, "schedule": "linear", "warmup": 2, "max_new_tokens": 2}
     whole = trainer(tmp_path / "whole", **settings)
-    finished = train_grouped(whole, algorithm)
+    finished = train_grouped(whole.session, algorithm)
     rates = [row["learning_rate"] for row in metrics(tmp_path / "whole")[1:]]
     assert rates == pytest.approx([0.01, 0.02, 0.02, 0.02 * 2 / 3, 0.02 / 3])
     folder = tmp_path / "cut"
     for reached in (1, 3):
         cut = trainer(folder, stopping=lambda reached=reached: len(metrics(folder)) > reached, **settings)
-        assert train_grouped(cut, algorithm).outcome == "interrupted"
-        assert cut.progress.step == reached
+        assert train_grouped(cut.session, algorithm).outcome == "interrupted"
+        assert cut.session.progress.step == reached
     last = trainer(folder, **settings)
-    assert last.progress.step == 3
-    assert train_grouped(last, algorithm) == finished
+    assert last.session.progress.step == 3
+    assert train_grouped(last.session, algorithm) == finished
     same(weights(whole), weights(last))
     assert metrics(folder) == metrics(tmp_path / "whole")
     assert (folder / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
@@ -62,4 +62,4 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, algorithm):
 )
 def test_what_they_cannot_do_is_said(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
-        train_grouped(trainer(tmp_path, **settings), "rloo")
+        train_grouped(trainer(tmp_path, **settings).session, "rloo")

@@ -29,7 +29,7 @@ def outputs_only_at(model: PreTrainedModel, where: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _only_at(block: nn.Module, places: Tensor) -> Iterator[None]:
+def mlp_only_at(block: nn.Module, places: Tensor) -> Iterator[None]:
     """Within, a block's MLP, which treats every token by itself, runs at these places of the lines alone.
 
     Nothing else is read of the last block, and this is most of its work. Its attention needs all tokens.

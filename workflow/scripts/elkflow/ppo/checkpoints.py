@@ -1,8 +1,8 @@
-"""Checkpoints from which training goes on as if it had never stopped.
+"""Checkpoints from which training resumes bit for bit.
 
 A checkpoint is a folder `step-000012`: `tensors.safetensors` (trained weights, optimiser moments, states of the random
-number generators), `state.json` (everything else) and `hashes.json`, by which a damaged one is told from a whole one.
-Folders appear whole or not at all. Nothing is pickled.
+number generators), `state.json` (everything else) and `hashes.json`, by which a damaged one is
+recognised. Folders appear whole or not at all. Nothing is pickled.
 """
 
 import logging
@@ -35,7 +35,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
 
 
 def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of a whole checkpoint.
+    """Tensors and state of an undamaged checkpoint.
 
     Raises:
         ValueError: it is damaged.
@@ -51,20 +51,20 @@ def load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def newest(folder: Path, fingerprint: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The newest whole checkpoint of the same run; damaged ones are passed over, and said to be.
+    """The newest undamaged checkpoint of the same run; damaged ones are skipped with a warning.
 
     Args:
-        fingerprint: of all that decides the run. Checkpoints of another one are not gone on from.
+        fingerprint: of everything that determines the run. Checkpoints with another one are not used.
     """
     for checkpoint in sorted(folder.glob("step-*"), reverse=True):
         try:
             tensors, state = load(checkpoint)
         except ValueError as error:
-            logger.warning("%s; trying the one before", error)
+            logger.warning("%s; trying the previous one", error)
             continue
         if state["fingerprint"] == fingerprint:
             return tensors, state
-        logger.info("%s belongs to other settings, data or code; starting afresh", checkpoint)
+        logger.info("%s belongs to other settings, data or code; starting from the beginning", checkpoint)
         return None
     return None
 
@@ -82,7 +82,7 @@ def prune(folder: Path, keep: int, needed: Collection[int]) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what earlier runs left in the folder, and killed ones half-written."""
+    """Remove what earlier runs left in the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 

@@ -1,4 +1,4 @@
-"""Watches a run's figures for collapse: invalid answers, the same one to everything, or a policy that runs off."""
+"""Watches a run for collapse: invalid answers, the same answer to everything, or a policy far from its reference."""
 
 import math
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import Any
 from elkflow.config.ppo import SentinelSettings
 
 
-class Sentinel:
-    """Reads the figures of every step and says when a run has collapsed.
+class CollapseWatch:
+    """Reads the metrics of every step and says when a run has collapsed.
 
-    A single bad step is noise: a limit must be broken `window` steps in a row. Only a non-finite figure counts at once.
+    A single bad step is noise: a limit must be broken `window` steps in a row. Only NaN and infinity count at once.
     """
 
     def __init__(self, settings: SentinelSettings):
@@ -22,50 +22,50 @@ class Sentinel:
         self.broken: dict[str, int] = {}
         """Steps in a row that each limit has been broken."""
         self.seen_valid = False
-        """Whether the share of valid answers was ever above its limit; an untrained policy may have to learn that."""
+        """Whether the share of valid answers was ever above its limit; an untrained policy may have to learn them."""
 
-    def judge(self, figures: Mapping[str, float]) -> str | None:
+    def judge(self, metrics: Mapping[str, float]) -> str | None:
         """Why the run has collapsed, in a sentence; None if it has not.
 
         Args:
-            figures: reward, valid, yes_rate, answer_entropy, kl_k3, and any others, of one step.
+            metrics: reward, valid, yes_rate, answer_entropy, kl_k3, and any others, of one step.
         """
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if isinstance(value, float) and not math.isfinite(value):
                 return f"{name} is {value}"
         limits, window = self.settings, self.settings.window
-        self.recent = [*self.recent, figures["reward"]][-window:]
+        self.recent = [*self.recent, metrics["reward"]][-window:]
         mean = sum(self.recent) / len(self.recent)
-        self.seen_valid |= limits.valid is not None and figures["valid"] >= limits.valid
+        self.seen_valid |= limits.valid is not None and metrics["valid"] >= limits.valid
         checks = {
-            "valid": limits.valid is not None and self.seen_valid and figures["valid"] < limits.valid,
-            "reward_drop": limits.reward_drop is not None and figures["reward"] < self.peak - limits.reward_drop,
-            "entropy": limits.entropy is not None and figures["answer_entropy"] < limits.entropy,
+            "valid": limits.valid is not None and self.seen_valid and metrics["valid"] < limits.valid,
+            "reward_drop": limits.reward_drop is not None and metrics["reward"] < self.peak - limits.reward_drop,
+            "entropy": limits.entropy is not None and metrics["answer_entropy"] < limits.entropy,
             "yes_rate": limits.yes_rate is not None
-            and min(figures["yes_rate"], 1 - figures["yes_rate"]) < limits.yes_rate,
-            "kl": limits.kl is not None and figures["kl_k3"] > limits.kl,
+            and min(metrics["yes_rate"], 1 - metrics["yes_rate"]) < limits.yes_rate,
+            "kl": limits.kl is not None and metrics["kl_k3"] > limits.kl,
         }
         if len(self.recent) == window:
             self.peak = max(self.peak, mean)
         self.broken = {name: self.broken.get(name, 0) + 1 for name, bad in checks.items() if bad}
         for name, count in self.broken.items():
             if count >= window:
-                return self._explain(name, figures)
+                return self._explain(name, metrics)
         return None
 
     def healthy(self) -> bool:
-        """Whether no limit is broken just now, so that this step is worth going back to."""
+        """Whether no limit is broken at the moment, so that this step is worth going back to."""
         return not self.broken
 
-    def _explain(self, name: str, figures: Mapping[str, float]) -> str:
+    def _explain(self, name: str, metrics: Mapping[str, float]) -> str:
         limits, steps = self.settings, f"for {self.settings.window} steps"
         return {
-            "valid": f"less than {limits.valid} of the answers are valid ({figures['valid']:.3f}) {steps}",
-            "reward_drop": f"the reward ({figures['reward']:.3f}) has been more than {limits.reward_drop} below its "
+            "valid": f"less than {limits.valid} of the answers are valid ({metrics['valid']:.3f}) {steps}",
+            "reward_drop": f"the reward ({metrics['reward']:.3f}) has been more than {limits.reward_drop} below its "
             f"peak ({self.peak:.3f}) {steps}",
-            "entropy": f"the answers' entropy ({figures['answer_entropy']:.3f}) is below {limits.entropy} {steps}",
-            "yes_rate": f"nearly all answers are the same (yes-rate {figures['yes_rate']:.3f}) {steps}",
-            "kl": f"KL from the reference ({figures['kl_k3']:.3f}) has been above {limits.kl} {steps}",
+            "entropy": f"the answers' entropy ({metrics['answer_entropy']:.3f}) is below {limits.entropy} {steps}",
+            "yes_rate": f"nearly all answers are the same (yes-rate {metrics['yes_rate']:.3f}) {steps}",
+            "kl": f"KL from the reference ({metrics['kl_k3']:.3f}) has been above {limits.kl} {steps}",
         }[name]
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Numbers that are none (NaN, infinity), stopped where they arise and named."""
+"""NaN and infinity, caught where they arise and reported with their rows."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +9,14 @@ SHOWN = 3
 
 
 def check_rows(tensors: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Make sure that every tensor [B, ...] is finite.
+    """Check that every tensor [B, ...] is finite.
 
     Args:
         tensors: by the name they have in messages.
         names: of the B rows.
 
     Raises:
-        FloatingPointError: names the first tensor that is not, and its rows.
+        FloatingPointError: names the first tensor with NaN or infinity, and its rows.
     """
     for what, tensor in tensors.items():
         finite = tensor.isfinite().flatten(1).all(1) if tensor.ndim > 1 else tensor.isfinite()
@@ -32,5 +32,5 @@ def listed(names: Sequence[str]) -> str:
 
 
 def kind_of(tensor: Tensor) -> str:
-    """What a tensor that is not finite holds."""
-    return "NaN" if tensor.isnan().any() else "infinite"
+    """Which of the two a tensor that is not finite holds."""
+    return "NaN" if tensor.isnan().any() else "infinity"

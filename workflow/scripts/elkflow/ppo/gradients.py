@@ -1,4 +1,4 @@
-"""Gradients of all processes, made one, checked and shortened."""
+"""Gradients of all processes: all-reduced, checked and clipped."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,15 @@ def reduce(
     limit: float | None,
     rows: Sequence[str],
 ) -> float:
-    """Sum gradients over processes, shorten them to `limit` if they are longer, and return their norm before that.
+    """Sum gradients over processes, clip their norm to `limit`, and return the norm before clipping.
 
     Args:
-        trained: parameters and their names.
+        trained: names and parameters.
+        limit: gradient-norm clipping threshold; None for no clipping.
         rows: names of the rows they come from, for the message.
 
     Raises:
-        FloatingPointError: a gradient is not finite; names the first such parameter, and the rows.
+        FloatingPointError: a gradient is NaN or infinity; names the first such parameter, and the rows.
     """
     parameters = [parameter for _, parameter in trained]
     if accelerator.num_processes > 1:
@@ -37,6 +38,6 @@ def reduce(
         for name, parameter in trained:
             if parameter.grad is not None and not parameter.grad.isfinite().all():
                 raise FloatingPointError(f"gradient of {name} from {listed(rows)}: {kind_of(parameter.grad)}")
-        raise FloatingPointError(f"gradients from {listed(rows)}: their norm is too large a number")
+        raise FloatingPointError(f"gradients from {listed(rows)}: their norm overflows")
     clip_grads_with_norm_(parameters, limit or float("inf"), norm)
     return float(norm)

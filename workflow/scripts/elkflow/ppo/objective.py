@@ -1,7 +1,7 @@
 """PPO's mathematics as pure functions of tensors (Schulman et al., 2017; Ziegler et al., 2019).
 
 Shapes: B responses, T tokens each, V tokens in the vocabulary. A mask [B, T] is 1 on real tokens and 0 after the
-end of a response; what stands under a 0 never changes a result. Log-probabilities and KL are in nats.
+end of a response; masked positions are ignored. Log-probabilities and KL are in nats.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum over real tokens, whatever (even NaN) stands elsewhere."""
+    """Sum over real tokens; masked positions are ignored, even NaN."""
     return torch.where(mask.bool(), values, 0.0).sum()
 
 
@@ -91,14 +91,14 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam:
 
 
 def policy_losses(logprobs: Tensor, old: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """PPO's clipped surrogate, elementwise: losses and whether the clipping took hold."""
+    """PPO's clipped surrogate, elementwise: losses and whether they were clipped."""
     ratio = torch.exp(logprobs - old)
     free, clipped = -advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip)
     return torch.maximum(free, clipped), clipped > free
 
 
 def value_losses(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
-    """Half the squared error of the values, clipped to `clip` around the old ones: losses and whether it took hold."""
+    """Half the squared error of values, clipped to `clip` around the old ones: losses and whether they were clipped."""
     free = 0.5 * (values - returns) ** 2
     if clip is None:
         return free, torch.zeros_like(free, dtype=torch.bool)

@@ -1,15 +1,19 @@
-"""From prompts to sampled responses, and from token ids to the text that is scored."""
+"""Rollouts: from prompts to sampled responses and what the policy thinks of them, as plain tensors.
+
+A `Rollout` holds a whole batch, the same on every process. For the update it is cut into `Microbatch`es.
+"""
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from elkflow.ppo.objective import entropy, token_logprobs
-from elkflow.ppo.policy import Frozen, Policy
+from elkflow.ppo.policy import Policy
+from elkflow.ppo.trunk import FrozenBlocksOutput
 
 
 @dataclass(frozen=True)
@@ -49,127 +53,41 @@ def draw(logits: Tensor, uniform: Tensor | None, sampling: Sampling) -> Tensor:
 
 
 def generate(
-    policy: Policy, rows: Sequence[Sequence[int]], uniform: Tensor | None, sampling: Sampling, ends: set[int]
-) -> tuple[Tensor, Tensor]:
+    policy: Policy, prompts: Sequence[Sequence[int]], uniform: Tensor | None, sampling: Sampling, ends: set[int]
+) -> Tensor:
     """Sample responses of any length with a key-value cache.
 
     Args:
-        rows: token ids of B prompts.
+        prompts: token ids of B prompts.
         uniform: random numbers [B, max_new_tokens]; None takes the likeliest tokens.
         ends: tokens that end a response.
 
     Returns:
-        Tokens [B, max_new_tokens] (see `response_mask` for which of them count), and the last hidden states
-        [B, max_new_tokens, D] that they were drawn from, in the gradients' graph if there is one.
+        Tokens [B, max_new_tokens]; see `response_mask` for which of them count.
     """
-    layout, device = policy.lay(rows), policy.device
-    # of a whole trie nothing may be dropped, though it is longer than a sliding window
-    cache = DynamicCache() if layout.packed else DynamicCache(config=policy.base.config)
-    tokens = torch.zeros(len(rows), sampling.max_new_tokens, dtype=torch.long, device=device)
-    finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    states = [policy.read_prompts(layout, cache)]
+    device = policy.device
+    tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
+    finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    states, read = policy.trunk.read_prompts(prompts)
     for t in range(sampling.max_new_tokens):
-        logits = policy.logits(states[-1].detach()[:, 0])
+        logits = policy.logits(states[:, 0])
         tokens[:, t] = draw(logits, None if uniform is None else uniform[:, t].to(device), sampling)
         finished |= torch.isin(tokens[:, t], torch.tensor(sorted(ends), device=device))
         if t + 1 == sampling.max_new_tokens or finished.all():
             break
-        following = layout.following(tokens[:, : t + 1])
-        lines = policy.run(layout, past_key_values=cache, use_cache=True, **following)
-        states.append(lines[0, :, None] if layout.packed else lines)
-    states += [states[-1]] * (sampling.max_new_tokens - len(states))  # nothing counts behind the last end
-    return tokens, torch.cat(states, dim=1)
+        states = policy.trunk.read_next(read, tokens[:, : t + 1])
+    return tokens
 
 
 def response_mask(tokens: Tensor, ends: set[int]) -> Tensor:
-    """1.0 up to and with the first end token, 0.0 after it. tokens [B, T] -> [B, T]."""
+    """1.0 up to and including the first end token, 0.0 after it. tokens [B, T] -> [B, T]."""
     ended = torch.isin(tokens, torch.tensor(sorted(ends), device=tokens.device)).long()
     return (ended.cumsum(1) - ended == 0).float()
 
 
 def response_text(text: str, strip_punctuation: bool = True) -> str:
-    """A response as it is scored: no white space around it and, as in the thesis, no punctuation behind it."""
+    """A response as it is scored: without surrounding white space and, as in the thesis, trailing punctuation."""
     return text.strip().rstrip(string.punctuation + string.whitespace) if strip_punctuation else text.strip()
-
-
-@dataclass
-class Chunk:
-    """Sampled responses of a few prompts, with what the update needs of them; B rows, T tokens."""
-
-    rows: list[int]
-    """Positions in the rollout batch."""
-    whole: list[list[int]]
-    """Token ids that go through the model: prompts and all but the last of each response."""
-    frozen: Frozen
-    positions: Tensor
-    """Where each token is predicted [B, T]."""
-    tokens: Tensor
-    mask: Tensor
-    logprobs: Tensor
-    reference: Tensor
-    values: Tensor
-    entropy: Tensor
-    graph: tuple[Tensor, Tensor, Tensor] | None
-    """Log-probabilities, values and entropies with their gradients' graph, if the first update may use it."""
-
-    def divided(self, policy: Policy, sizes: Sequence[int]) -> list["Chunk"]:
-        """Parts of so many rows, without a graph."""
-        parts, at = [], 0
-        for size in sizes:
-            part = slice(at, at := at + size)
-            names = ("rows", "whole", "positions", "tokens", "mask", "logprobs", "reference", "values", "entropy")
-            own = {name: getattr(self, name)[part] for name in names}
-            parts.append(replace(self, frozen=policy.freeze(self.whole[part]), graph=None, **own))
-        return parts
-
-
-def collect(
-    policy: Policy,
-    rows: list[int],
-    prompts: Sequence[Sequence[int]],
-    uniform: Tensor,
-    sampling: Sampling,
-    ends: set[int],
-    keep_graph: bool,
-) -> Chunk:
-    """Sample responses to `prompts` and read log-probabilities, reference and values in the same pass.
-
-    A response is drawn from the very states that the first update differentiates. Where that update comes after others,
-    a response of several tokens, sampled with a cache, is read once more as the update will: rounding is then the same.
-
-    Args:
-        uniform: random numbers [B, max_new_tokens].
-        keep_graph: whether weights will be the same when the first update is made.
-    """
-    device, length = policy.device, sampling.max_new_tokens
-    starts = torch.tensor([len(row) - 1 for row in prompts], device=device)[:, None]
-    if length == 1:
-        positions, whole = starts, [list(row) for row in prompts]
-        frozen = policy.freeze(whole)
-        with torch.set_grad_enabled(keep_graph):
-            logits, values = policy(frozen, positions)
-        tokens = draw(logits[:, 0].detach(), uniform[:, 0].to(device), sampling)[:, None]
-        mask = torch.ones_like(values)
-    else:
-        reuse = keep_graph and not policy.checkpointing
-        with torch.set_grad_enabled(reuse):
-            tokens, states = generate(policy, prompts, uniform, sampling, ends)
-        mask = response_mask(tokens, ends)
-        counts = mask.sum(1).int().tolist()
-        whole = [[*p, *t[: n - 1]] for p, t, n in zip(prompts, tokens.tolist(), counts, strict=True)]
-        frozen = policy.freeze(whole)
-        positions = starts + torch.arange(length, device=device)
-        with torch.set_grad_enabled(keep_graph):
-            logits, values = policy.read(states) if reuse else policy(frozen, positions)
-    with torch.set_grad_enabled(keep_graph):
-        graph = (token_logprobs(logits, tokens, sampling.temperature), values, entropy(logits, sampling.temperature))
-    with policy.as_reference():
-        reference = policy.logits(policy.states(frozen, positions))
-        reference = token_logprobs(reference, tokens, sampling.temperature)
-    detached = (tensor.detach() for tensor in graph)
-    logprobs, values, entropies = detached
-    kept = graph if keep_graph else None
-    return Chunk(rows, whole, frozen, positions, tokens, mask, logprobs, reference, values, entropies, kept)
 
 
 def end_tokens(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -181,7 +99,7 @@ def end_tokens(policy: Policy, tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a policy answered to B questions, and what that was worth."""
+    """A policy's answers to B questions, and their rewards."""
 
     rows: list[int]
     """Indices of the questions."""
@@ -192,22 +110,91 @@ class Answers:
 
 @dataclass(frozen=True)
 class Rollout(Answers):
-    """A batch of answers with what the update needs, T tokens each. Tensors are on the CPU, the same everywhere."""
+    """A batch of answers with what the update needs: tensors [B, T] on the CPU, the same on every process."""
 
-    minibatches: list[list[Chunk]]
-    """This process's share of every minibatch, in chunks that go through the model at once."""
+    token_ids: list[list[int]]
+    """Of each row, what the model reads: the prompt and all but the last token of the response."""
+    positions: Tensor
+    """Where in `token_ids` each response token is predicted."""
+    tokens: Tensor
+    """Of the responses."""
     mask: Tensor
-    """[B, T], like all that follow."""
     logprobs: Tensor
     reference: Tensor
+    """The reference's log-probabilities of the same tokens."""
     values: Tensor
     entropy: Tensor
 
     def numbers(self) -> dict[str, Tensor]:
-        """What an update stands on, by the names it has in messages."""
+        """What an update is computed from, by the names it has in messages."""
         return {
             "rewards": self.scores,
             "log-probabilities": self.logprobs,
             "reference log-probabilities": self.reference,
             "values": self.values,
         }
+
+
+@dataclass(frozen=True)
+class Microbatch:
+    """Rows of a rollout that go through the model together, on its device."""
+
+    rows: list[int]
+    """Their positions in the rollout."""
+    frozen: FrozenBlocksOutput
+    positions: Tensor
+    tokens: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    values: Tensor
+
+
+def cut(policy: Policy, rollout: Rollout, rows: list[int]) -> Microbatch:
+    """A microbatch of these rows."""
+    frozen = policy.run_frozen_blocks([rollout.token_ids[row] for row in rows])
+    names = ("positions", "tokens", "mask", "logprobs", "values")
+    return Microbatch(rows, frozen, **{name: getattr(rollout, name)[rows].to(policy.device) for name in names})
+
+
+def read_by_model(prompts: Sequence[Sequence[int]], tokens: Tensor, mask: Tensor) -> tuple[list[list[int]], Tensor]:
+    """`Rollout.token_ids` and `Rollout.positions` of responses [B, T] to B prompts."""
+    counts = mask.sum(1).int().tolist()
+    ids = [[*p, *row[: n - 1]] for p, row, n in zip(prompts, tokens.tolist(), counts, strict=True)]
+    starts = torch.tensor([len(prompt) - 1 for prompt in prompts], device=tokens.device)
+    return ids, starts[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+
+
+@torch.no_grad()
+def collect(
+    policy: Policy, prompts: Sequence[Sequence[int]], uniform: Tensor, sampling: Sampling, ends: set[int]
+) -> dict[str, Tensor]:
+    """Sample responses to B prompts, and read their log-probabilities, reference, values and entropies.
+
+    A response of several tokens, sampled with a cache, is read once more as the update will read it, so that both
+    round alike; one of a single token is drawn from that very pass.
+
+    Args:
+        uniform: random numbers [B, max_new_tokens].
+
+    Returns:
+        The tensors of a `Rollout` of these prompts, by name, on the policy's device.
+    """
+    tokens = torch.zeros(len(prompts), 1, dtype=torch.long, device=policy.device)  # drawn below, if there is only one
+    if sampling.max_new_tokens > 1:
+        tokens = generate(policy, prompts, uniform, sampling, ends)
+    mask = response_mask(tokens, ends)
+    ids, positions = read_by_model(prompts, tokens, mask)
+    frozen = policy.run_frozen_blocks(ids)
+    logits, values = policy(frozen, positions)
+    if sampling.max_new_tokens == 1:
+        tokens = draw(logits[:, 0], uniform[:, 0].to(policy.device), sampling)[:, None]
+    with policy.as_reference():
+        reference, _ = policy(frozen, positions)
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "logprobs": token_logprobs(logits, tokens, sampling.temperature),
+        "reference": token_logprobs(reference, tokens, sampling.temperature),
+        "values": values,
+        "entropy": entropy(logits, sampling.temperature),
+    }

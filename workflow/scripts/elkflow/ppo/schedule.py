@@ -1,4 +1,4 @@
-"""What follows from (seed, step) alone: prompts of a batch and who takes them, random seeds, learning rate."""
+"""What follows from (seed, step) alone: a batch's prompts and who processes them, random seeds, learning rate."""
 
 import hashlib
 import math
@@ -28,7 +28,7 @@ def total_steps(settings: PPOSettings, prompts: int) -> int:
 
 
 def batch_rows(prompts: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Prompts of a step's batch: shuffled passes over all of them, one after another."""
+    """Indices of a step's prompts: shuffled passes over all of them, one after another."""
     places = range(step * batch_size, (step + 1) * batch_size)
     passes = {
         number: np.random.default_rng([seed, number]).permutation(prompts) for number in {p // prompts for p in places}
@@ -37,10 +37,10 @@ def batch_rows(prompts: int, batch_size: int, step: int, seed: int) -> list[int]
 
 
 def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: int, processes: int) -> list[list[int]]:
-    """What one process works on at a time: positions in the batch, in `accumulation` parts of every minibatch's share.
+    """One process's microbatches, as positions in the batch: its share of every minibatch, in `accumulation` parts.
 
     Args:
-        lengths: of the batch's prompts; those alike are put together.
+        lengths: of the batch's prompts; prompts of similar length are put together.
     """
     share = minibatch // processes
     size = share // accumulation
@@ -52,18 +52,18 @@ def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: in
 
 
 def bundles(parts: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
-    """Neighbouring parts together, as many as have up to `rows` rows; at least one."""
+    """Consecutive parts grouped, up to `rows` rows in a group; at least one part."""
     count = max(1, rows // len(parts[0]))
     return (list(parts[at : at + count]) for at in range(0, len(parts), count))
 
 
-def mixed(*parts: int) -> int:
-    """One seed of several numbers, the same on every machine."""
+def derive_seed(*parts: int) -> int:
+    """One seed from several numbers, the same on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
-def rate(step: int, steps: int, settings: PPOSettings) -> float:
-    """Factor on the learning rate at a step: rising over the warm-up, then as the schedule says."""
+def lr_factor(step: int, steps: int, settings: PPOSettings) -> float:
+    """Factor on the learning rate at a step: linear warm-up, then as the schedule says."""
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, steps - settings.warmup)

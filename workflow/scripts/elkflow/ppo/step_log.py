@@ -1,4 +1,4 @@
-"""The growing record of a run: one JSON object a line, cut back to the checkpoint's step when a run goes on."""
+"""The log of a run: one JSON object per line, truncated to the checkpoint's step when a run resumes."""
 
 import json
 import os
@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 
-class Records:
+class StepLog:
     """metrics.jsonl and samples.jsonl in a folder; only the main process writes."""
 
     def __init__(self, folder: Path, writes: bool = True):
         self.metrics_file, self.samples_file, self.writes = folder / "metrics.jsonl", folder / "samples.jsonl", writes
 
-    def metrics(self, figures: Mapping[str, Any]) -> None:
-        """Add a step's figures; NaN and infinity, which JSON does not have, become null."""
-        self._append(self.metrics_file, [figures])
+    def metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Append a step's metrics; NaN and infinity, which JSON does not have, become null."""
+        self._append(self.metrics_file, [metrics])
 
     def samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add prompts and responses."""
+        """Append prompts and responses."""
         self._append(self.samples_file, rows)
 
     def truncate(self, step: int) -> None:
-        """Forget everything after `step`, and a line that was half-written when the run was killed."""
+        """Remove everything after `step`, and a line that was half-written when the run was killed."""
         if not self.writes:
             return
         for file in (self.metrics_file, self.samples_file):

@@ -1,4 +1,4 @@
-"""The figures of a step: what a rollout shows of the policy, and what its updates did."""
+"""Metrics of a step: what its rollout shows of the policy, and what its updates did."""
 
 import torch
 
@@ -6,18 +6,18 @@ from elkflow.ppo import objective
 from elkflow.ppo.questions import Questions
 from elkflow.ppo.rollout import Answers, Rollout
 
-UPDATE_FIGURES = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "update_kl")
+UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "update_kl")
 
 
-def means(figures: list[dict[str, float]]) -> dict[str, float]:
+def means(updates: list[dict[str, float]]) -> dict[str, float]:
     """Means over optimiser steps, and how many there were."""
-    return {"updates": float(len(figures))} | {
-        name: sum(step[name] for step in figures) / len(figures) for name in (figures[0] if figures else ())
+    return {"updates": float(len(updates))} | {
+        name: sum(metrics[name] for metrics in updates) / len(updates) for name in (updates[0] if updates else ())
     }
 
 
-def answer_figures(batch: Answers, questions: Questions) -> dict[str, float]:
-    """What a policy's answers show of it, without a look at labels."""
+def answer_metrics(batch: Answers, questions: Questions) -> dict[str, float]:
+    """What a policy's answers show of it, labels not used."""
     count = len(batch.rows)
     answers = [questions.answers[row] for row in batch.rows]
     given = [
@@ -33,11 +33,11 @@ def answer_figures(batch: Answers, questions: Questions) -> dict[str, float]:
     }
 
 
-def rollout_figures(batch: Rollout, questions: Questions) -> dict[str, float]:
-    """The same, and how far the policy is from the reference. KL is that of a response, summed over its tokens."""
+def rollout_metrics(batch: Rollout, questions: Questions) -> dict[str, float]:
+    """The same, and how far the policy is from the reference. KL is summed over the tokens of a response."""
     count = len(batch.rows)
     kl = {name: objective.kl(batch.logprobs, batch.reference, name) for name in ("k1", "k3")}
-    return answer_figures(batch, questions) | {
+    return answer_metrics(batch, questions) | {
         "entropy": float(objective.masked_mean(batch.entropy, batch.mask)),
         "kl_k1": float(objective.masked_sum(kl["k1"], batch.mask) / count),
         "kl_k3": float(objective.masked_sum(kl["k3"], batch.mask) / count),
@@ -47,6 +47,6 @@ def rollout_figures(batch: Rollout, questions: Questions) -> dict[str, float]:
 
 
 def gold_accuracy(batch: Answers, questions: Questions) -> float:
-    """Share of right answers."""
+    """Share of answers that are the label's."""
     right = [questions.answers[row][questions.labels[row]] for row in batch.rows]
     return sum(text == label for text, label in zip(batch.responses, right, strict=True)) / len(right)

@@ -1,4 +1,4 @@
-"""A training run from files to files: what the train_ppo rule does."""
+"""A training run from files to files: what the rule train_ppo does."""
 
 import hashlib
 import importlib.util
@@ -26,12 +26,12 @@ from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo import schedule
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import Questions, Rewards, read_questions, table_rewards
-from elkflow.ppo.session import Progress
+from elkflow.ppo.session import Progress, Session
 from elkflow.ppo.trainer import Trainer
 from elkflow.rewards import custom
 
 RETRY = 75
-"""Exit code of a run that was told to stop and can go on (EX_TEMPFAIL)."""
+"""Exit code of a run that was told to stop and can resume (EX_TEMPFAIL)."""
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +63,7 @@ def train_run(
     """Check the inputs, train, and write adapter, metrics, samples, outcome and manifest.
 
     Args:
-        checkpoints: folder that is not an output, so that the workflow leaves it alone when a run is killed.
+        checkpoints: folder that is not an output, so that the workflow does not delete it when a run is killed.
         outputs: paths of `adapter` (folder), `metrics`, `samples` and `outcome`.
 
     Raises:
@@ -91,7 +91,7 @@ def train_run(
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=trackers or None, project_dir=checkpoints)
     with timed("model loaded"):
         policy = Policy(load_model(files.model, **model_settings.loading()), settings, seed)
-    trainer = Trainer(
+    session = Session(
         policy,
         tokenizer,
         questions,
@@ -105,18 +105,18 @@ def train_run(
         accelerator,
         stop.asked,
     )
-    trainer.start()
+    session.start()
     if trackers:
         accelerator.init_trackers("trackers", {"seed": seed, "settings": settings.model_dump_json()})
     if algorithm == "ppo":
-        outcome = trainer.train()
+        outcome = Trainer(session).train()
     else:
         from elkflow.ppo.trl_trainers import train_grouped  # TRL takes seconds to import
 
-        outcome = train_grouped(trainer, algorithm)
+        outcome = train_grouped(session, algorithm)
     if outcome.outcome == "interrupted":
         accelerator.end_training()
-        logger.info("told to stop: saved after step %d, and can go on from there", outcome.step)
+        logger.info("told to stop: saved after step %d, and can resume from there", outcome.step)
         raise SystemExit(RETRY)
     if accelerator.is_main_process:
         save_policy(policy, tokenizer, outputs["adapter"])
@@ -134,7 +134,7 @@ def train_run(
             algorithm=algorithm,
             reward=reward,
             device=policy.device.type,
-            dtype=str(policy.compute).removeprefix("torch."),
+            dtype=str(policy.trunk.compute).removeprefix("torch."),
             processes=accelerator.num_processes,
             **facts,
         )
@@ -162,7 +162,7 @@ class Stop:
 def fingerprint(
     settings: PPOSettings, model_settings: ModelSettings, files: Files, algorithm: str, reward: str, seed: int
 ) -> str:
-    """Hash of all that decides a run: settings, data, model and code."""
+    """Hash of everything that determines a run: settings, data, model and code."""
     code = [code_inputs.script_path("train_ppo"), *code_inputs.imports("train_ppo"), *custom.source_files(reward)]
     parts = {
         "settings": settings.model_dump(mode="json"),

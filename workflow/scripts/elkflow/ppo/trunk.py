@@ -1,0 +1,244 @@
+"""The blocks of the policy, from token ids to last hidden states, on the fastest path that keeps the model's results.
+
+Blocks below the lowest trained one never change: `run_frozen_blocks` runs them once, and every later pass goes on from
+its output. Sequences that begin alike go through all blocks as one prefix tree (see `layout`). `choose_forward_path`
+asks the model itself which of this it allows. Everything else in PPO uses four methods: `run_frozen_blocks`,
+`hidden_states`, and, to sample several tokens, `read_prompts` and `read_next`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
+
+from elkflow.batching.layout import LONGEST, Layout, packed, padded
+from elkflow.batching.only_at import mlp_only_at
+from elkflow.batching.tree_attention import windowed_attention
+from elkflow.common.errors import UserError
+from elkflow.config.ppo import PPOSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrozenBlocksOutput:
+    """What the frozen blocks leave of a batch of sequences, for the trained blocks to go on from."""
+
+    layout: Layout
+    states: Tensor | None
+    """Hidden states below the lowest trained block; None if the model runs as a whole."""
+    calls: tuple[tuple[tuple, dict[str, Any]], ...]
+    """Further arguments of every trained block (position embeddings, masks), as the model itself passes them."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts that were read, with their keys and values, for tokens to be sampled after them."""
+
+    layout: Layout
+    cache: DynamicCache
+
+
+class Trunk:
+    """The blocks of a causal language model and the norm behind them."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, base: PreTrainedModel, first: int, settings: PPOSettings):
+        """Args:
+            model: `base`, or an adapter around it.
+            base: before any weight was converted to float32.
+            first: index of the lowest block that is trained.
+
+        Raises:
+            UserError: the blocks cannot be found.
+        """
+        config = base.config.get_text_config()
+        self.model, self.base = model, base
+        self.compute = next(p.dtype for p in base.parameters() if p.dtype.is_floating_point)
+        """The dtype of the matrix products."""
+        self.stack, self.blocks = find_blocks(base, config.num_hidden_layers)
+        self.trained, self.norm = self.blocks[first:], final_norm(self.stack)
+        self.checkpointing = settings.gradient_checkpointing
+        window = getattr(config, "sliding_window", None) or LONGEST
+        self.longest = LONGEST if window >= LONGEST and not settings.lora.dropout else 0
+        """Tokens of the longest sequence in a prefix tree; 0 for padded lines. Sequences that share a tree would share
+        their dropout."""
+        self.split = settings.train != "full"
+        """Whether frozen blocks run apart from the trained ones."""
+        self.remembered: dict[tuple[tuple[int, ...], ...], FrozenBlocksOutput] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.get_output_embeddings().weight.device
+
+    def run_frozen_blocks(self, rows: Sequence[Sequence[int]]) -> FrozenBlocksOutput:
+        """Run the blocks below the trained ones. rows: token ids of B sequences of any length."""
+        key = tuple(map(tuple, rows))
+        if self.remembered is not None and key in self.remembered:
+            return self.remembered[key]
+        layout = self.make_layout(rows)
+        output = FrozenBlocksOutput(layout, None, ())
+        if self.split:
+            with torch.no_grad(), _recording(self.trained) as calls:
+                self._run(layout)
+            output = FrozenBlocksOutput(layout, calls[0][0][0], tuple((args[1:], kwargs) for args, kwargs in calls))
+        if self.remembered is not None:
+            self.remembered[key] = output
+        return output
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within, the frozen blocks run once for the same batch of sequences, however often they are asked to."""
+        self.remembered = {}
+        try:
+            yield
+        finally:
+            self.remembered = None
+
+    def hidden_states(self, frozen: FrozenBlocksOutput, positions: Tensor) -> Tensor:
+        """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
+        layout, hidden = frozen.layout, frozen.states
+        places = layout.places(positions)
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        narrow = nullcontext() if recompute else mlp_only_at(self.blocks[-1], places)
+        if hidden is None:
+            with narrow:
+                return self._run(layout).flatten(0, 1)[places]
+        with self.forward_context(layout), narrow:
+            options: dict[str, Any] = {"use_reentrant": False}
+            options["context_fn"] = lambda: (nullcontext(), self.forward_context(layout))
+            for block, (args, kwargs) in zip(self.trained, frozen.calls, strict=True):
+                if recompute:
+                    out = checkpoint(block, hidden, *args, **options, **kwargs)
+                else:
+                    out = block(hidden, *args, **kwargs)
+                hidden = out[0] if isinstance(out, tuple) else out
+            return self.norm(hidden.flatten(0, 1)[places])
+
+    def read_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Prompts]:
+        """Last hidden states at the ends of B prompts [B, 1, D], and what `read_next` goes on from."""
+        layout = self.make_layout(rows)
+        # nothing of a prefix tree may be dropped from the cache, though it is longer than a sliding window
+        prompts = Prompts(layout, DynamicCache() if layout.packed else DynamicCache(config=self.base.config))
+        places = layout.places(layout.lengths[:, None] - 1)
+        with mlp_only_at(self.blocks[-1], places):
+            states = self._run(
+                layout, input_ids=layout.ids, past_key_values=prompts.cache, use_cache=True, **layout.inputs
+            )
+        return states.flatten(0, 1)[places], prompts
+
+    def read_next(self, prompts: Prompts, tokens: Tensor) -> Tensor:
+        """Last hidden states [B, 1, D] at the last of the tokens [B, t] after the prompts; the others were read."""
+        layout = prompts.layout
+        states = self._run(layout, past_key_values=prompts.cache, use_cache=True, **layout.following(tokens))
+        return states[0, :, None] if layout.packed else states
+
+    def make_layout(self, rows: Sequence[Sequence[int]]) -> Layout:
+        """Sequences of token ids, laid out as suits this model."""
+        together = len(rows) > 1 and max(map(len, rows)) <= self.longest
+        return (packed if together else padded)(rows, self.device)
+
+    def _run(self, layout: Layout, **inputs: Any) -> Tensor:
+        """Last hidden states of a whole pass over a layout, or over other `inputs` that follow it."""
+        with self.forward_context(layout):
+            given = inputs or {"input_ids": layout.ids, "use_cache": False} | layout.inputs
+            return self.stack(**given).last_hidden_state
+
+    @contextmanager
+    def forward_context(self, layout: Layout | None = None) -> Iterator[None]:
+        """Precision and attention of every pass.
+
+        Trained weights stay in float32 while the work is done in the model's own dtype. An adapter's weights are cast
+        for that, not its inputs, as peft would: those are many times larger. On a CPU the backward pass of fused
+        attention takes as long as half of a block's matrix products, so there attention is written out.
+        """
+        lora = self.model is not self.base
+        half = self.compute == torch.bfloat16 or (self.compute == torch.float16 and not lora)
+        plain = self.device.type == "cpu" and torch.is_grad_enabled()
+        with (
+            disable_input_dtype_casting(self.model) if half and lora else nullcontext(),
+            torch.autocast(self.device.type, self.compute if half else torch.bfloat16, enabled=half),
+            sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+            windowed_attention(self.base) if layout and layout.packed else nullcontext(),
+        ):
+            yield
+
+    @torch.no_grad()
+    def choose_forward_path(self, logits: Callable[[Tensor], Tensor]) -> None:
+        """Give up prefix trees, and then running the trained blocks by themselves, if that changes the model's logits.
+
+        Args:
+            logits: the output layer.
+
+        Raises:
+            UserError: the logits differ even without either.
+        """
+        size = self.base.config.get_text_config().vocab_size
+        rows = [[(7 * i + 3) % size for i in range(12)], [(7 * i + 3 + i // 6) % size for i in range(9)]]
+        last = torch.tensor([[11], [8]], device=self.device)
+        with self.forward_context():
+            alone = [padded([row], self.device).ids for row in rows]
+            expected = torch.cat([self.base(input_ids=ids, use_cache=False).logits[:, -1:] for ids in alone]).float()
+        tolerance = (1e-4 if self.compute == torch.float32 else 3e-2) * expected.abs().max().clamp(min=1)
+        for split, longest in dict.fromkeys(((self.split, self.longest), (self.split, 0), (False, 0))):
+            self.split, self.longest = split, longest
+            try:
+                found = logits(self.hidden_states(self.run_frozen_blocks(rows), last))
+            except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+                logger.info("slower forward path: this architecture does not accept the faster one (%s)", error)
+                continue
+            difference = (found - expected).abs().max()
+            if difference <= tolerance:
+                return
+            logger.info("slower forward path: the faster one changes logits by %.3g", difference)
+        raise UserError(f"policy: {type(self.base).__name__} treats its last hidden states in an unknown way")
+
+
+def find_blocks(model: nn.Module, count: int) -> tuple[nn.Module, nn.ModuleList]:
+    """The module that runs the blocks one after another, and the list of them.
+
+    Raises:
+        UserError: no module has a list of `count` modules.
+    """
+    for module in model.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return module, child
+    raise UserError(f"policy: {type(model).__name__} is not a causal language model with a list of {count} blocks")
+
+
+def final_norm(stack: nn.Module) -> nn.Module:
+    """The norm behind the last block, by the names that models give it; the identity if there is none."""
+    for name in ("norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        if isinstance(module := getattr(stack, name, None), nn.Module):
+            return module
+    return nn.Identity()
+
+
+@contextmanager
+def _recording(blocks: nn.ModuleList | Sequence[nn.Module]) -> Iterator[list[tuple[tuple, dict[str, Any]]]]:
+    """Within, these blocks do nothing but record how they are called."""
+    calls: list[tuple[tuple, dict[str, Any]]] = []
+
+    def record(*args: Any, **kwargs: Any) -> Tensor:
+        if not args:
+            args = (kwargs.pop("hidden_states"),)
+        calls.append((args, kwargs))
+        return args[0]
+
+    forward: Callable = record
+    for block in blocks:
+        block.forward = forward
+    try:
+        yield calls
+    finally:
+        for block in blocks:
+            del block.forward
