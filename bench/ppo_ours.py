@@ -116,7 +116,7 @@ class Ours:
         return times[1] - times[0], times[2] - times[1]
 
     def weights(self) -> list[torch.Tensor]:
-        """The blocks' matrices: two FLOPs for each of their numbers, a token and pass."""
+        """The blocks' matrices: two FLOPs per number, token and pass."""
         return [p for n, p in self.trainer.policy.trunk.blocks.named_parameters() if p.dim() == 2 and "lora" not in n]
 
     def memory(self, rows: list[int]) -> dict[str, float]:
@@ -126,8 +126,8 @@ class Ours:
         return {"peak_memory_mb": peak / 1024**2, "activation_bytes": (peak - self.resident) / each}
 
     def tokens(self, rows: list[int]) -> int:
-        """Tokens that a pass over these prompts is about: what they open with alike counts once, and of the responses
-        all but the last token, which is not read."""
+        """Tokens in a pass over these prompts: common beginnings count once, and the last token of a response, which
+        is not read, does not count."""
         prompts = [self.trainer.session.questions.tokens[row] for row in rows]
         trie = len({tuple(prompt[: end + 1]) for prompt in prompts for end in range(len(prompt))})
         return trie + len(rows) * (self.job["settings"]["max_new_tokens"] - 1)

@@ -14,7 +14,7 @@ bench/ppo_speed.py measured, rewards online). If accuracy gets there, the ratio 
 `algorithms`. RLOO and GRPO of TRL's current trainers, with the quickstart's settings and as many rollouts; with
 `--algorithm-steps` all three are compared as they were at that step.
 
-Whatever was cut short goes on from its checkpoints, which stand beside the output file.
+Whatever was interrupted resumes from its checkpoints, which are kept beside the output file.
 """
 
 import argparse
@@ -169,13 +169,13 @@ def main() -> None:
     add(given.output, {"algorithms": table})
     print(f"\n{'':8}{'rollouts':>10}{'reward':>9}{'accuracy':>10}{'seconds':>9}")
     for name, row in table.items():
-        figures = f"{row['held_out_reward']:>9.3f}{row['held_out_accuracy']:>10.3f}{row['seconds']:>9.0f}"
-        print(f"{name:8}{row['rollouts']:>10}{figures}")
+        numbers = f"{row['held_out_reward']:>9.3f}{row['held_out_accuracy']:>10.3f}{row['seconds']:>9.0f}"
+        print(f"{name:8}{row['rollouts']:>10}{numbers}")
 
 
-def add(file: Path, figures: dict[str, Any]) -> None:
+def add(file: Path, results: dict[str, Any]) -> None:
     """Add to a JSON object in a file."""
-    write_json(file, read_json(file) | figures)
+    write_json(file, read_json(file) | results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds a PPO step: our trainer against TRL 0.11.4's PPOTrainer with the thesis's settings, on one machine in turns.
+"""Seconds per PPO step: our trainer against TRL 0.11.4's PPOTrainer with the thesis's settings, in turns.
 
     python bench/ppo_speed.py [--results results] [--output results/bench/ppo_speed.json] [--rounds 3]
 
@@ -7,15 +7,16 @@ float32 and bfloat16 (in .venv-peers/, made if need be), ours in float32 and bfl
 same prompts; the first round warms up; what counts is the median of the rounds' ratios. Both sides look rewards up in
 the same table.
 
-Measured twice: with whole batches of the held-out wording (about 68 tokens a prompt), and, as `thesis`, with the
+Measured twice: with whole batches of the held-out wording (about 68 tokens per prompt), and, as `thesis`, with the
 thesis's minibatches of one prompt on the wording that the quickstart trains on. There the peer's online reward is timed
 too: a step without a table, as in the thesis, takes it `online_reward_seconds` more. Our table of all the prompts, once
 for a whole run, takes `table_seconds`.
 
-`matmul_share` is the part of our step that torch.matmul takes for the products the algorithm needs at these shapes: one
-forward pass to sample (which also serves the first update), one for the reference, one more for every further epoch,
-and a backward pass for every epoch; two FLOPs a weight of the blocks and token each. Tokens that prompts of a pass open
-with alike count once, as they are computed once: `tokens_per_step` are so many.
+`matmul_share` is the part of our step that torch.matmul takes for the fewest products that the algorithm can do with at
+these shapes: one forward pass to sample (with whole batches it could also serve the first update; ours runs it again),
+one for the reference, one for every further epoch, and a backward pass for every epoch; two FLOPs per weight of the
+blocks and token each. Tokens that several prompts of a pass begin with count once, as they are computed once:
+`tokens_per_step` is their number.
 """
 
 import argparse
@@ -246,16 +247,16 @@ def main() -> None:
 
 
 def show(report: dict[str, Any]) -> None:
-    """The figures as a table."""
+    """The results as a table."""
     for title, part in (("whole batches", report), ("minibatches of one prompt", report.get("thesis"))):
         if part:
-            print(f"\n{title:32}{'s a step':>10}{'times TRL fp32':>16}{'of matmul limit':>17}{'peak MB':>9}")
+            print(f"\n{title:32}{'s per step':>12}{'times TRL fp32':>16}{'of matmul limit':>17}{'peak MB':>9}")
             base = part["seconds_per_step"]["peer"]["float32"]
             for side, dtype in (way for way in WAYS if way[1] in part["seconds_per_step"][way[0]]):
                 seconds, memory = part["seconds_per_step"][side][dtype], part["peak_memory_mb"][side][dtype]
                 share = f"{part['matmul_share'][dtype]:.0%}" if side == "ours" else ""
                 name = {"peer": "TRL 0.11.4", "ours": "this workflow"}[side]
-                print(f"{name + ', ' + dtype:32}{seconds:>10.2f}{base / seconds:>16.2f}{share:>17}{memory:>9.0f}")
+                print(f"{name + ', ' + dtype:32}{seconds:>12.2f}{base / seconds:>16.2f}{share:>17}{memory:>9.0f}")
 
 
 if __name__ == "__main__":

@@ -4,21 +4,12 @@ import math
 
 import pytest
 import torch
-from pydantic import ValidationError
-from tiny import save_tiny_model
-from tiny_trainer import TOKENIZER, metrics, questions, same, table, trainer, weights
+from tiny_trainer import metrics, same, trainer, weights
 
-from elkflow.common.errors import UserError
-from elkflow.config.model import ModelSettings
 from elkflow.config.ppo import PPOSettings
-from elkflow.models.load import load_model
 from elkflow.ppo import schedule
-from elkflow.ppo.merge_lora import merge
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.rollout import generate
-from elkflow.ppo.session import Session
-from elkflow.ppo.train_ppo import save_policy
-from elkflow.ppo.trainer import Trainer
 
 
 def constant(prompts, responses):
@@ -39,27 +30,6 @@ def watched(made):
 
 
 # amounts and schedules
-
-
-def test_epochs_become_steps_and_none_at_all_is_an_error():
-    assert schedule.total_steps(PPOSettings(steps=7), 100) == 7
-    assert schedule.total_steps(PPOSettings(epochs=2, batch_size=8), 30) == 7
-    with pytest.raises(UserError, match=r"ppo\.epochs: 0\.25 of 30 prompts is less than a batch of 8"):
-        schedule.total_steps(PPOSettings(epochs=0.25, batch_size=8), 30)
-    for none in (0, -1):
-        with pytest.raises(ValidationError, match="greater than 0"):
-            PPOSettings(epochs=none)
-        with pytest.raises(ValidationError, match="greater than 0"):
-            PPOSettings(steps=none)
-
-
-def test_every_pass_takes_every_prompt_once_in_another_order():
-    taken = [row for step in range(6) for row in schedule.batch_rows(10, 5, step, seed=3)]
-    passes = [taken[at : at + 10] for at in (0, 10, 20)]
-    assert all(sorted(one) == list(range(10)) for one in passes)
-    assert len({tuple(one) for one in passes}) == 3
-    assert schedule.batch_rows(10, 5, 0, seed=4) != taken[:5]
-    assert sorted(schedule.batch_rows(4, 6, 0, seed=0))[:4] != [0, 0, 1, 1]  # a batch larger than a pass goes round
 
 
 @pytest.mark.parametrize(
@@ -200,81 +170,4 @@ def test_adapters_are_shaped_as_told():
         assert (made.lora_alpha, made.lora_dropout) == (12, 0.25)
 
 
-# collapse
-
-
-def collapsing(folder, at, **settings):
-    """A run whose watch calls out at these steps, whatever it sees."""
-    made = trainer(folder, steps=6, sentinel={"action": settings.pop("action", "stop")}, **settings)
-    calls = iter(range(1, 100))
-    made.session.collapse_watch.judge = lambda metrics: "made up" if next(calls) in at else None
-    return made
-
-
-def test_after_a_collapse_the_last_good_weights_are_back(tmp_path):
-    whole = trainer(tmp_path / "whole", steps=6, keep="last", stopping=lambda: len(metrics(tmp_path / "whole")) > 3)
-    whole.train()
-    made = collapsing(tmp_path / "cut", {4}, keep="last")
-    done = made.train()
-    assert (done.outcome, done.step, done.kept) == ("collapsed", 4, 3)
-    assert done.reason == "collapsed at step 4: made up"
-    same(weights(made), weights(whole))
-
-
-def test_or_the_rate_is_lowered_once(tmp_path):
-    done = collapsing(tmp_path / "once", {4}, action="lower_rate").train()
-    rows = metrics(tmp_path / "once")
-    assert done.outcome == "finished" and [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
-    assert [row["learning_rate"] for row in rows[1:]] == pytest.approx([0.02] * 3 + [0.002] * 3)
-    assert done.reason == "learning rate lowered after a collapse at step 4: made up"
-    done = collapsing(tmp_path / "twice", {4, 6}, action="lower_rate").train()
-    assert done.outcome == "collapsed" and done.step == 5
-
-
 # quantised bases
-
-
-@pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_an_adapter_on_a_quantised_base(tmp_path, bits):
-    """bitsandbytes' own layers, on whatever device there is: the adapter alone moves, and merges into the full base."""
-    import pandas as pd
-
-    from elkflow.common.files import write_table
-
-    checkpoint = save_tiny_model(tmp_path / "model", hidden=64)
-    settings = PPOSettings(steps=2, batch_size=8, evaluate_rows=8, evaluate_every=2, learning_rate=0.02)
-    policy = Policy(load_model(checkpoint, dtype="float32", quantization=bits), settings)
-    assert policy.base.is_quantized
-    kinds = {type(module.base_layer).__name__ for n, module in policy.model.named_modules() if n.endswith("q_proj")}
-    assert kinds == {{"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[bits]}
-    frozen = {n: p.detach().clone() for n, p in policy.base.named_parameters() if not p.requires_grad}
-    asked = questions()
-    rewards = table(asked)
-    session = Session(policy, TOKENIZER, asked, rewards, asked, rewards, settings, 0, tmp_path / "run", "one")
-    session.start()
-    made = Trainer(session)
-    before = weights(made)
-    assert made.train().outcome == "finished"
-    changed = weights(made)
-    assert all(not torch.equal(changed[name], before[name]) for name in before if "lora_B" in name)
-    same(
-        dict(policy.base.named_parameters()),
-        frozen | {n: p for n, p in policy.base.named_parameters() if n not in frozen},
-    )
-
-    save_policy(policy, TOKENIZER, tmp_path / "adapter")
-    write_table(pd.DataFrame({"prompt": ["paris is", "rome the no"]}), tmp_path / "val.parquet")
-    chosen = ModelSettings(path="x", dtype="float32", quantization=bits)
-    facts = merge(checkpoint, tmp_path / "adapter", tmp_path / "val.parquet", tmp_path / "merged", chosen)
-    assert facts["logit_difference"] <= 1e-4
-    base, merged = (load_model(folder, dtype="float32").state_dict() for folder in (checkpoint, tmp_path / "merged"))
-    key = "model.layers.1.self_attn.q_proj"
-    a, b = (next(v for n, v in changed.items() if f"layers.1.self_attn.q_proj.lora_{x}" in n) for x in "AB")
-    torch.testing.assert_close(merged[f"{key}.weight"] - base[f"{key}.weight"], 2.0 * b @ a, atol=1e-6, rtol=0)
-
-
-def test_weights_that_are_quantised_cannot_be_trained_themselves(tmp_path):
-    checkpoint = save_tiny_model(tmp_path / "model", hidden=64)
-    model = load_model(checkpoint, dtype="float32", quantization="8bit")
-    with pytest.raises(UserError, match=r"ppo\.train: 'full' needs weights that are not quantised; use lora"):
-        Policy(model, PPOSettings(steps=1, train="full"))

@@ -1,52 +1,27 @@
-"""One trunk is policy, reference and critic; running it in two parts changes nothing."""
+"""One model is policy, reference and critic; only what the settings say is trained."""
 
 import pytest
 import torch
-from tiny import moved, tiny_llama
-from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, GPTNeoXConfig, OPTConfig, Qwen2Config
+from tiny import moved, save_tiny_model, tiny_llama
+from tiny_trainer import TOKENIZER, questions, same, table, weights
 
 from elkflow.common.errors import UserError
+from elkflow.config.model import ModelSettings
 from elkflow.config.ppo import PPOSettings
+from elkflow.models.load import load_model
+from elkflow.ppo.merge_lora import merge
 from elkflow.ppo.policy import Policy
+from elkflow.ppo.session import Session
+from elkflow.ppo.train_ppo import save_policy
+from elkflow.ppo.trainer import Trainer
 
-ROWS = [[7, 8, 9, 12], [7, 8, 9, 10, 4, 20]]  # as far as they are alike, they are one in a trie
+ROWS = [[7, 8, 9, 12], [7, 8, 9, 10, 4, 20]]  # what they begin with is shared in a prefix tree
 LAST = torch.tensor([[3], [5]])
 
 
 def whole(model, rows):
     with torch.no_grad():
         return torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1:].float() for row in rows])
-
-
-SHAPE = {"vocab_size": 60, "num_hidden_layers": 3, "num_attention_heads": 2, "hidden_size": 32}
-WIDE = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 1, "head_dim": 16}
-CONFIGS = {
-    "gpt2": (GPT2Config(vocab_size=60, n_layer=3, n_head=2, n_embd=32), ["c_attn"]),
-    "gemma2": (Gemma2Config(**WIDE, sliding_window=3), ["q_proj", "v_proj"]),
-    "qwen2": (Qwen2Config(**WIDE), "all-linear"),
-    "neox": (GPTNeoXConfig(**SHAPE, intermediate_size=64), ["query_key_value"]),
-    "opt": (OPTConfig(**SHAPE, ffn_dim=64, word_embed_proj_dim=32), ["q_proj"]),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("layers", ["all", 2])
-def test_many_families_give_their_own_logits(name, layers):
-    config, targets = CONFIGS[name]
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    before = whole(model, ROWS)
-    policy = moved(Policy(model, PPOSettings(steps=1, layers=layers, lora={"targets": targets})))
-    frozen = policy.run_frozen_blocks(ROWS)
-    logits, values = policy(frozen, LAST)
-    assert policy.trunk.split and policy.trunk.longest == (
-        0 if name == "gemma2" else 256
-    )  # its windows are 3 tokens wide
-    torch.testing.assert_close(logits, whole(policy.model, ROWS), atol=2e-5, rtol=0)
-    assert not torch.allclose(logits, before, atol=1e-4)
-    with policy.as_reference():
-        torch.testing.assert_close(policy(frozen, LAST)[0], before, atol=2e-5, rtol=0)
-    assert values.shape == (2, 1) and values.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -82,21 +57,6 @@ def test_gradients_are_those_of_the_whole_model(settings):
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("longest", [0, 256])
-def test_a_place_that_is_read_twice_counts_twice_in_gradients(longest):
-    policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, lora={"targets": "all-linear"})))
-    policy.trunk.longest = longest
-    rows = [ROWS[0], ROWS[0], ROWS[1]]
-    places = torch.tensor([[len(row) - 1] * 2 for row in rows])
-    policy(policy.run_frozen_blocks(rows), places)[0].square().sum().backward()
-    found = {name: parameter.grad.clone() for name, parameter in policy.trained(value_head=False)}
-    policy.zero_grad()
-    alone = [policy.model(input_ids=torch.tensor([row])).logits[0, -1].float().square().sum() for row in rows]
-    (2 * sum(alone)).backward()
-    for name, parameter in policy.trained(value_head=False):
-        torch.testing.assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4, msg=name)
-
-
 def test_the_same_seed_gives_the_same_adapter():
     made = [dict(Policy(tiny_llama(60), PPOSettings(steps=1), seed).trained()) for seed in (0, 0, 1)]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
@@ -112,29 +72,52 @@ def test_half_precision_keeps_what_is_trained_in_full():
         assert logits.dtype == torch.float32 and torch.isfinite(logits).all()
 
 
-def test_attention_with_capped_scores_stays_out_of_tries():
-    config = Gemma2Config(**WIDE, attn_logit_softcapping=0.1)
-    policy = Policy(AutoModelForCausalLM.from_config(config).eval(), PPOSettings(steps=1))
-    assert policy.trunk.split and not policy.trunk.longest
-
-
-@pytest.mark.parametrize("settings", [{"layers": 2}, {"train": "full"}, {"gradient_checkpointing": True}])
-def test_a_trie_has_the_gradients_of_padded_lines(settings):
-    rows = [[*range(5, 45), *end] for end in ([1, 2, 3], [1, 2, 4, 5], [6], [])] + [[9, 8]]
-    last = torch.tensor([[len(row) - 1, 1] for row in rows])
-    found = []
-    for longest in (256, 0):
-        policy = moved(Policy(tiny_llama(60), PPOSettings(steps=1, **settings)))
-        policy.trunk.longest = longest
-        frozen = policy.run_frozen_blocks(rows)
-        assert frozen.layout.ids.shape == ((1, 48) if longest else (5, 44))
-        logits, values = policy(frozen, last)
-        (logits.square().mean() + values.sum()).backward()
-        found.append({name: parameter.grad for name, parameter in policy.trained()})
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][name], atol=1e-6, rtol=1e-4, msg=name)
-
-
 def test_unknown_targets_are_named():
     with pytest.raises(UserError, match="no 'c_attn'; it has down_proj, gate_proj"):
         Policy(tiny_llama(60), PPOSettings(steps=1, lora={"targets": ["c_attn"]}))
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_an_adapter_on_a_quantised_base(tmp_path, bits):
+    """bitsandbytes' own layers, on whatever device there is: the adapter alone moves, and merges into the full base."""
+    import pandas as pd
+
+    from elkflow.common.files import write_table
+
+    checkpoint = save_tiny_model(tmp_path / "model", hidden=64)
+    settings = PPOSettings(steps=2, batch_size=8, evaluate_rows=8, evaluate_every=2, learning_rate=0.02)
+    policy = Policy(load_model(checkpoint, dtype="float32", quantization=bits), settings)
+    assert policy.base.is_quantized
+    kinds = {type(module.base_layer).__name__ for n, module in policy.model.named_modules() if n.endswith("q_proj")}
+    assert kinds == {{"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[bits]}
+    frozen = {n: p.detach().clone() for n, p in policy.base.named_parameters() if not p.requires_grad}
+    asked = questions()
+    rewards = table(asked)
+    session = Session(policy, TOKENIZER, asked, rewards, asked, rewards, settings, 0, tmp_path / "run", "one")
+    session.start()
+    made = Trainer(session)
+    before = weights(made)
+    assert made.train().outcome == "finished"
+    changed = weights(made)
+    assert all(not torch.equal(changed[name], before[name]) for name in before if "lora_B" in name)
+    same(
+        dict(policy.base.named_parameters()),
+        frozen | {n: p for n, p in policy.base.named_parameters() if n not in frozen},
+    )
+
+    save_policy(policy, TOKENIZER, tmp_path / "adapter")
+    write_table(pd.DataFrame({"prompt": ["paris is", "rome the no"]}), tmp_path / "val.parquet")
+    chosen = ModelSettings(path="x", dtype="float32", quantization=bits)
+    facts = merge(checkpoint, tmp_path / "adapter", tmp_path / "val.parquet", tmp_path / "merged", chosen)
+    assert facts["logit_difference"] <= 1e-4
+    base, merged = (load_model(folder, dtype="float32").state_dict() for folder in (checkpoint, tmp_path / "merged"))
+    key = "model.layers.1.self_attn.q_proj"
+    a, b = (next(v for n, v in changed.items() if f"layers.1.self_attn.q_proj.lora_{x}" in n) for x in "AB")
+    torch.testing.assert_close(merged[f"{key}.weight"] - base[f"{key}.weight"], 2.0 * b @ a, atol=1e-6, rtol=0)
+
+
+def test_weights_that_are_quantised_cannot_be_trained_themselves(tmp_path):
+    checkpoint = save_tiny_model(tmp_path / "model", hidden=64)
+    model = load_model(checkpoint, dtype="float32", quantization="8bit")
+    with pytest.raises(UserError, match=r"ppo\.train: 'full' needs weights that are not quantised; use lora"):
+        Policy(model, PPOSettings(steps=1, train="full"))

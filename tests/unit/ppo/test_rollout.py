@@ -24,7 +24,7 @@ from elkflow.ppo.rollout import (
 )
 
 PROMPTS = [[5, 9, 11], [7, 8, 9, 10, 4, 20], [30, 31], [7, 8, 9, 12, 13], [5, 9], [30, 31]]
-"""Some open alike, one is the beginning of another, and one is there twice."""
+"""Some begin alike, one is the beginning of another, and one is there twice."""
 END = {3}
 
 
@@ -70,7 +70,7 @@ def naive(made, prompts, uniform, sampling):
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-@pytest.mark.parametrize("longest", [256, 0], ids=["a trie", "padded lines"])
+@pytest.mark.parametrize("longest", [256, 0], ids=["a prefix tree", "padded lines"])
 @pytest.mark.parametrize("layers", ["all", 2])
 def test_samples_are_those_of_the_plain_model(length, layers, longest):
     made, sampling = policy(layers=layers), Sampling(max_new_tokens=length)
@@ -95,7 +95,7 @@ def test_samples_are_those_of_the_plain_model(length, layers, longest):
             torch.testing.assert_close(found["logprobs"][i, : len(row)], logprobs, atol=1e-5, rtol=0)
 
 
-def test_a_trie_may_be_longer_than_a_sliding_window():
+def test_a_prefix_tree_may_be_longer_than_a_sliding_window():
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = MistralConfig(vocab_size=40, num_key_value_heads=1, sliding_window=256, **shape)
     torch.manual_seed(0)

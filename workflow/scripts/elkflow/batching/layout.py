@@ -1,7 +1,7 @@
-"""Token sequences laid out for a forward pass of the policy: a padded line for each, or one trie of them all.
+"""Token sequences laid out for a forward pass of the policy: a padded line for each, or one prefix tree of them all.
 
-Prompts rendered from one template open alike, and in a causal model a token's states depend on its predecessors only.
-In a trie (see `packing`) what sequences share is computed once, forward and backward, and nothing is padding.
+Prompts rendered from one template begin alike, and in a causal model a token's states depend on its predecessors only.
+In a prefix tree what sequences share is computed once, forward and backward, and nothing is padding.
 """
 
 from collections.abc import Sequence
@@ -15,31 +15,31 @@ from elkflow.batching import prefix_tree, tree_attention
 from elkflow.batching.tree_attention import additive_windows
 
 LONGEST = 256
-"""Tokens of the longest sequence of a trie: its attention is written out, which for longer ones takes more memory than
-all else in a block; they keep the fused one."""
+"""Tokens of the longest sequence in a prefix tree. Its attention is written out, which for longer sequences would take
+more memory than everything else in a block; they keep the fused one."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """B sequences of up to S tokens, in lines that go through the model."""
+    """B sequences of up to S tokens, in the lines that go through the model."""
 
     ids: Tensor
-    """[B, S] padded on the right, or a trie [1, N]."""
+    """[B, S] padded on the right, or a prefix tree [1, N]."""
     columns: Tensor
-    """Where in the trie each sequence's tokens stand [B, S]; in a line of its own, one behind the other."""
+    """Columns of each sequence's tokens in its line [B, S]."""
     lengths: Tensor
     """[B]."""
     inputs: dict[str, Any]
-    """What else the model is given."""
+    """Further arguments of the model."""
 
     @property
     def packed(self) -> bool:
         return "windows" in self.inputs
 
     def places(self, positions: Tensor) -> Tensor:
-        """Where in the lines, one behind the other, positions [B, T] of the sequences stand -> [B, T].
+        """Indices into the flattened lines of positions [B, T] in the sequences -> [B, T].
 
-        Beyond the longest sequence stands what nobody counts.
+        Positions beyond the longest sequence, which are masked, are clamped to its end.
         """
         places = self.columns.gather(1, positions.clamp(max=self.columns.shape[1] - 1))
         if self.packed:
@@ -47,7 +47,7 @@ class Layout:
         return places + self.ids.shape[1] * torch.arange(len(places), device=places.device)[:, None]
 
     def following(self, tokens: Tensor) -> dict[str, Any]:
-        """Inputs for the newest of the tokens [B, t] sampled behind the sequences, given a cache of all before it."""
+        """Inputs for the last of the tokens [B, t] sampled after the sequences, given a cache of all before it."""
         rows, count = tokens.shape
         places = self.lengths[:, None] + torch.arange(count, device=tokens.device)
         if not self.packed:
@@ -69,7 +69,7 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Layout:
 
 
 def packed(rows: Sequence[Sequence[int]], device: torch.device) -> Layout:
-    """One trie of all sequences."""
+    """One prefix tree of all sequences."""
     line = prefix_tree.Line()
     paths: list[list[int]] = [[] for _ in rows]
     path: list[int] = []

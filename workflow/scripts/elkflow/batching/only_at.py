@@ -1,4 +1,4 @@
-"""Parts of a model that run only at chosen positions, where only those are read."""
+"""Parts of a model that run only at the positions whose results are read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def outputs_only_at(model: PreTrainedModel, where: Tensor) -> Iterator[None]:
-    """Within, the output layer computes logits [1, K, V] at K places `where` [K, 2] of (line, column), nowhere else.
+    """Within, the output layer computes logits [1, K, V] only at K places `where` [K, 2] of (line, column).
 
     With a large vocabulary the output layer is a good part of a small model. Picking its input, not its output,
     keeps whatever the model does to its logits afterwards (scaling, capping).
