@@ -1,4 +1,4 @@
-"""Merge a trained adapter into its model, and make sure that both give the same logits."""
+"""Merge a trained adapter into its model, and check that both give the same logits."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -34,7 +34,7 @@ class Arguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, or go on from the newest checkpoint; exit with code 75 when told to stop on the way."""
+    """Train, or resume from the newest checkpoint; exit with code 75 when told to stop before the end."""
     arguments = parse(Arguments, argv)
     inputs = Files(
         arguments.model,

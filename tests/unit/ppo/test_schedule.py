@@ -43,10 +43,10 @@ def test_every_row_is_in_one_microbatch_of_its_minibatch(processes, accumulation
             assert [lengths[row] for row in part] == sorted(lengths[row] for row in part)
 
 
-def test_parts_are_grouped_up_to_a_number_of_rows():
+def test_parts_are_merged_up_to_a_number_of_rows():
     parts = [[0], [1], [2], [3], [4]]
-    assert list(schedule.bundles(parts, 2)) == [[[0], [1]], [[2], [3]], [[4]]]
-    assert list(schedule.bundles([[0, 1, 2], [3, 4, 5]], 2)) == [[[0, 1, 2]], [[3, 4, 5]]]
+    assert schedule.merged(parts, 2) == [[0, 1], [2, 3], [4]]
+    assert schedule.merged([[0, 1, 2], [3, 4, 5]], 2) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_derived_seed_depends_on_every_number_and_on_nothing_else():

@@ -1,4 +1,4 @@
-"""From base model and trained part to one plain checkpoint, with a check that nothing was lost on the way."""
+"""Merge an adapter (or trained weights) into its model, and check that the result gives the same logits."""
 
 import logging
 import shutil
@@ -18,9 +18,9 @@ from elkflow.models.load import compute_dtype, load_model
 from elkflow.models.tokens import encode_prompt, load_tokenizer
 
 TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-1}
-"""Largest difference between logits (which are of the order of 10 to 30) that rounding the merged weights explains."""
+"""Largest difference between logits (which are of the order of 10 to 30) that rounding of merged weights explains."""
 TEXTS = 16
-"""Prompts the two are compared on."""
+"""Prompts on which the two are compared."""
 logger = logging.getLogger(__name__)
 
 
@@ -80,12 +80,12 @@ def with_trained(model: PreTrainedModel, adapter: Path) -> Any:
         return PeftModel.from_pretrained(model, str(adapter)).eval()
     missing = model.load_state_dict(load_file(adapter / "weights.safetensors"), strict=False)
     if missing.unexpected_keys:
-        raise UserError(f"{adapter}: has weights that the model has not, such as {missing.unexpected_keys[0]}")
+        raise UserError(f"{adapter}: has weights that the model lacks, such as {missing.unexpected_keys[0]}")
     return model
 
 
 def saved_dtype(settings: ModelSettings) -> torch.dtype:
-    """Float32 unless the model is computed in half precision on a GPU, where its merged weights would not fit else."""
+    """Float32, unless the model is computed in half precision on a GPU, where merged float32 weights might not fit."""
     dtype = compute_dtype(settings.dtype)
     return dtype if torch.cuda.is_available() else torch.float32
 

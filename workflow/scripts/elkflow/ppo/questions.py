@@ -1,4 +1,4 @@
-"""The prompts a policy is trained or watched on, and their reward table."""
+"""The prompts a policy is trained or evaluated on, and their rewards."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Rewards = Callable[[Sequence[str], Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Questions:
-    """N prompts with their allowed answers. Labels are for diagnosis: nothing that trains may look at them."""
+    """N prompts with their allowed answers. Labels are for diagnosis: training must not use them."""
 
     ids: list[str]
     prompts: list[str]

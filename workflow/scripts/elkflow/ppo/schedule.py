@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,10 +51,10 @@ def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: in
     return found
 
 
-def bundles(parts: Sequence[list[int]], rows: int) -> Iterator[list[list[int]]]:
-    """Consecutive parts grouped, up to `rows` rows in a group; at least one part."""
+def merged(parts: Sequence[list[int]], rows: int) -> list[list[int]]:
+    """Consecutive parts of equal size merged, to at most `rows` rows where that is more than a part."""
     count = max(1, rows // len(parts[0]))
-    return (list(parts[at : at + count]) for at in range(0, len(parts), count))
+    return [[row for part in parts[at : at + count] for row in part] for at in range(0, len(parts), count)]
 
 
 def derive_seed(*parts: int) -> int:

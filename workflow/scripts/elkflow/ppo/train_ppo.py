@@ -146,7 +146,7 @@ def train_run(
 
 
 class Stop:
-    """Notes that the process was asked to end (SIGTERM: preemption, time limit)."""
+    """Remembers that the process was told to stop (SIGTERM: preemption, time limit)."""
 
     def __init__(self) -> None:
         self.received = False
@@ -197,7 +197,7 @@ def check_trackers(trackers: list[str]) -> None:
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The trained part: a peft adapter, or the weights that were trained; and the value head beside it."""
+    """Save what was trained: a peft adapter, or the trained weights themselves; and the value head beside it."""
     from safetensors.torch import save_file
 
     with atomic(folder) as temporary:

@@ -65,9 +65,7 @@ class Trainer:
         prompts = [asked.tokens[row] for row in rows]
         generator = torch.Generator().manual_seed(schedule.derive_seed(session.seed, step))
         uniform = torch.rand(len(rows), self.settings.max_new_tokens, generator=generator, dtype=torch.float64)
-        groups = [
-            [i for part in parts for i in part] for parts in schedule.bundles(self.parts(prompts), SAMPLED_AT_ONCE)
-        ]
+        groups = schedule.merged(self.parts(prompts), SAMPLED_AT_ONCE)
         self.policy.eval()
         sampled = [
             collect(self.policy, [prompts[i] for i in group], uniform[group], session.sampling, session.ends)
