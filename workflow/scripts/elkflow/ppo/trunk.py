@@ -21,7 +21,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 from elkflow.batching.layout import LONGEST, Layout, packed, padded
-from elkflow.batching.only_at import mlp_only_at
 from elkflow.batching.tree_attention import windowed_attention
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import PPOSettings
@@ -107,12 +106,10 @@ class Trunk:
         """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
         layout, hidden = frozen.layout, frozen.states
         places = layout.places(positions)
-        recompute = self.checkpointing and torch.is_grad_enabled()
-        narrow = nullcontext() if recompute else mlp_only_at(self.blocks[-1], places)
         if hidden is None:
-            with narrow:
-                return self._run(layout).flatten(0, 1)[places]
-        with self.forward_context(layout), narrow:
+            return self._run(layout).flatten(0, 1)[places]
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        with self.forward_context(layout):
             options: dict[str, Any] = {"use_reentrant": False}
             options["context_fn"] = lambda: (nullcontext(), self.forward_context(layout))
             for block, (args, kwargs) in zip(self.trained, frozen.calls, strict=True):
@@ -128,12 +125,8 @@ class Trunk:
         layout = self.make_layout(rows)
         # nothing of a prefix tree may be dropped from the cache, though it is longer than a sliding window
         prompts = Prompts(layout, DynamicCache() if layout.packed else DynamicCache(config=self.base.config))
-        places = layout.places(layout.lengths[:, None] - 1)
-        with mlp_only_at(self.blocks[-1], places):
-            states = self._run(
-                layout, input_ids=layout.ids, past_key_values=prompts.cache, use_cache=True, **layout.inputs
-            )
-        return states.flatten(0, 1)[places], prompts
+        states = self._run(layout, input_ids=layout.ids, past_key_values=prompts.cache, use_cache=True, **layout.inputs)
+        return states.flatten(0, 1)[layout.places(layout.lengths[:, None] - 1)], prompts
 
     def read_next(self, prompts: Prompts, tokens: Tensor) -> Tensor:
         """Last hidden states [B, 1, D] at the last of the tokens [B, t] after the prompts; the others were read."""
