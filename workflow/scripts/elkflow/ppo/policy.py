@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import PPOSettings
-from elkflow.ppo import fast_norms
 from elkflow.ppo.trunk import FrozenBlocksOutput, Trunk
 
 
@@ -55,7 +54,6 @@ class Policy(nn.Module):
                 module.float().requires_grad_(True)
         elif settings.train == "full":
             model.float().requires_grad_(True)
-        fast_norms.quicken(model)
         self.value_head = nn.Linear(config.hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
