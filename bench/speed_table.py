@@ -1,4 +1,4 @@
-"""Print the speed table of the README from the files that the benchmarks wrote.
+"""Print the speed table of docs/results.md from the files that the benchmarks wrote.
 
     PYTHONPATH=workflow/scripts python bench/speed_table.py [--folder results/bench]
 

@@ -63,6 +63,32 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.split("#")[0]).exists(), f"{page.name} links to {target}"
 
 
+def marked(page: Path) -> dict[str, tuple[str, str]]:
+    """What stands between `<!-- NAME: begin (COMMAND) -->` and `<!-- NAME: end -->`, and the command."""
+    found = re.finditer(
+        r"<!-- (\w+): begin \((.+)\) -->\n(.*?)<!-- \1: end -->", page.read_text(encoding="utf-8"), re.DOTALL
+    )
+    return {match[1]: (match[2], match[3]) for match in found}
+
+
+def test_figures_name_the_command_that_prints_them():
+    shown = marked(ROOT / "docs" / "results.md")
+    assert set(shown) == {"verdict", "speed"}
+    for command, _ in shown.values():
+        assert (ROOT / command.split()[-1]).is_file(), command
+
+
+def test_the_readme_has_the_figures_of_the_verdict():
+    """Every number that the README prints as the verdict's stands in the table that the command printed."""
+    (_, table), (_, text) = (marked(page)["verdict"] for page in (ROOT / "docs" / "results.md", ROOT / "README.md"))
+    numbers = re.findall(r"[+-]?\d+\.\d+", text)
+    assert len(numbers) >= 6 and set(numbers) <= set(re.findall(r"[+-]?\d+\.\d+", table))
+
+
+def test_the_readme_fits_on_a_screen():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 70
+
+
 def merged(base: dict, over: dict) -> dict:
     result = copy.deepcopy(base)
     for key, value in over.items():
@@ -258,6 +284,16 @@ def test_commands_exist(line, tmp_path):
         assert script == "-m" or (ROOT / script).is_file(), line
     else:
         assert words[0] in ("accelerate", "lm-eval", "lm_eval", "uv", "."), f"what is {words[0]}?"
+
+
+def test_the_rooms_are_drawn_as_they_import_and_all_are_listed():
+    page = (ROOT / "docs" / "dev" / "architecture.md").read_text(encoding="utf-8")
+    drawn = subprocess.run(
+        [sys.executable, ROOT / "docs" / "dev" / "architecture.py"], check=True, capture_output=True, text=True
+    ).stdout
+    assert drawn in page, "run `python docs/dev/architecture.py --write`"
+    rooms = sorted(path.parent.name for path in ROOT.glob("workflow/scripts/elkflow/*/__init__.py"))
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == rooms
 
 
 def test_licences_are_those_of_the_lock():

@@ -1,4 +1,4 @@
-"""Snippets of README and docs that need finished results, run on finished results."""
+"""Snippets of the docs that need finished results, run on finished results."""
 
 import shlex
 import subprocess

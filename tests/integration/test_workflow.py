@@ -185,9 +185,11 @@ def test_rule_graph_and_summary(finished):
     assert "adapter" in snakemake(finished, "--summary").stdout
 
 
-def test_the_finished_reward_model_answers_as_the_readme_shows(finished):
+def test_the_finished_reward_model_answers_as_the_docs_show(finished):
     root = Path(__file__).parents[2]
-    snippet = re.search(r"```python finished=true\n(.*?)```", (root / "README.md").read_text(), re.DOTALL).group(1)
+    snippet = re.search(
+        r"```python finished=true\n(.*?)```", (root / "docs" / "reference.md").read_text(), re.DOTALL
+    ).group(1)
     environment = os.environ | {"PYTHONPATH": str(root / "workflow" / "scripts")}
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=finished, env=environment, capture_output=True, text=True, check=True

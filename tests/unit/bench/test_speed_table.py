@@ -1,4 +1,4 @@
-"""The README's speed table: what the benchmarks wrote, and nothing for what they did not."""
+"""The speed table of docs/results.md: what the benchmarks wrote, and nothing for what they did not."""
 
 import sys
 from pathlib import Path
