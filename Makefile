@@ -5,7 +5,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint bench dag slow report verify push faults coverage mutation audit clean slurm-profile
+.PHONY: help run test lint bench dag slow report verify push faults coverage mutation audit clean slurm-profile docs
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
@@ -65,6 +65,9 @@ coverage: $(READY) ## lines of the library that the fast tests run; fails below 
 mutation: $(READY) ## mutation testing of the mathematics (an hour); MODULES="ppo.objective": of that module; SURVIVORS=1: of what survived last time
 	uv run --no-project --python $(VENV)/bin/python --with cosmic-ray==8.7.0 \
 		python tests/mutation/run.py $(MODULES) $(if $(SURVIVORS),--survivors)
+
+docs: $(READY) ## build the site from docs/ into site/; fails on a link or anchor that leads nowhere
+	uv run --no-project --isolated --python $(VENV)/bin/python --with-requirements docs/requirements.txt mkdocs build
 
 audit: $(READY) ## compare the lock with published security advisories; fails where a package cannot be looked up
 	uv tool run pip-audit --strict --requirement requirements.txt --no-deps --disable-pip
