@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
@@ -125,8 +126,9 @@ def mcnemar_mid_p(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 def over_seeds(differences: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """Mean difference over training seeds and questions, generalising over both.
 
-    The variance is that of each question's mean over seeds, clustered, plus the variance between the seeds' means;
-    degrees of freedom by Satterthwaite (1946). One seed generalises over questions alone.
+    The variance is that of each question's mean over seeds, clustered, plus the variance of the seeds' means; the
+    quantile is the mean of the two Student's quantiles, weighted by the variances (Cochran & Cox 1957). With two or
+    three seeds Satterthwaite's degrees of freedom cover too little. One seed generalises over questions alone.
 
     Args:
         differences: [S, N], of every seed on the same rows.
@@ -135,17 +137,20 @@ def over_seeds(differences: ArrayLike, groups: ArrayLike | None = None) -> Estim
     differences = np.atleast_2d(np.asarray(differences, dtype=float))
     seeds, rows = differences.shape
     questions = cluster_mean(differences.mean(0), groups)
-    index = codes(groups, rows)
     if seeds == 1 or np.isnan(questions.low):
         return questions
-    between = differences.mean(1).var(ddof=1) / seeds
-    within = cluster_error(differences.mean(0), index) ** 2
-    total = between + within
+    index = codes(groups, rows)
+    variances = np.array([cluster_error(differences.mean(0), index) ** 2, differences.mean(1).var(ddof=1) / seeds])
+    freedom, total = np.array([index.max(), seeds - 1]), variances.sum()
     if total == 0:
         return questions
-    df = total**2 / (within**2 / index.max() + between**2 / (seeds - 1))
-    value, half = float(differences.mean()), stats.t.ppf((1 + LEVEL) / 2, df) * np.sqrt(total)
-    return Estimate(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / np.sqrt(total), df)))
+
+    def half(alpha: float) -> float:
+        return float((stats.t.isf(alpha / 2, freedom) * variances).sum() / np.sqrt(total))
+
+    value = float(differences.mean())
+    p_value = brentq(lambda alpha: half(alpha) - abs(value), 1e-12, 1) if 0 < abs(value) < half(1e-12) else 0.0
+    return Estimate(value, value - half(1 - LEVEL), value + half(1 - LEVEL), p_value if value else 1.0)
 
 
 def jackknife(
