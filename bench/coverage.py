@@ -97,9 +97,9 @@ def shares(random: np.random.Generator, count: int) -> Iterator[Row]:
             found = []
             for _ in range(count):
                 group = rows_in_groups(random, groups)
-                chance = np.clip(truth + random.normal(0, 0.5 * (1 - truth), groups), 0, 1)[group]
+                chance = random.beta(20 * truth, 20 * (1 - truth), groups)[group]
                 found.append(inference.share(random.random(len(group)) < chance, group))
-            yield Row(f"accuracy {truth:g}, {groups} groups: interval", ".95", covers(found, truth, 0.004), count)
+            yield Row(f"accuracy {truth:g}, {groups} groups: interval", ".95", covers(found, truth), count)
 
 
 def seeds(random: np.random.Generator, count: int) -> Iterator[Row]:
@@ -196,8 +196,8 @@ def draws(random: np.random.Generator, count: int) -> Iterator[Row]:
         yield Row(f"interval of {number} chance draws holds the next", ".95", float(inside.mean()), len(drawn))
 
 
-def covers(found: list[inference.Estimate], truth: float, slack: float = 1e-9) -> float:
-    return float(np.mean([each.low - slack <= truth <= each.high + slack for each in found]))
+def covers(found: list[inference.Estimate], truth: float) -> float:
+    return float(np.mean([each.low <= truth <= each.high for each in found]))
 
 
 def rejects(found: list[inference.Estimate]) -> float:
