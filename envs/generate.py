@@ -41,11 +41,11 @@ def read_lock(path: Path = LOCK) -> dict[str, str]:
 
 
 def installed_lock() -> str:
-    """The running environment as a lock: every package but pip itself and CUDA's, without local version suffixes."""
+    """The running environment as a lock: every package but pip, this one and CUDA's, without local version suffixes."""
     pins = {}
     for distribution in metadata.distributions():
         name = canonicalize_name(distribution.name)
-        if name != "pip" and not name.startswith(HARDWARE):
+        if name not in ("pip", "elkflow") and not name.startswith(HARDWARE):
             pins[name] = Version(distribution.version).public
     header = (
         "# Generated from requirements.in by `python envs/generate.py --lock`: every package, exactly. Do not edit.\n"

@@ -1,6 +1,10 @@
 """The lock, the conda environments made from it, and what they declare."""
 
 import importlib.util
+import shutil
+import subprocess
+import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,34 @@ def test_environment_parses_strictly(name):
     assert [str(item.name.normalized) for item in plain] == ["python", "pip"]
     assert str(plain[0].version) == "3.11.*"
     assert not list((ROOT / "envs").glob("*.pin.txt")), "a pin file makes Snakemake drop the pip part without a word"
+
+
+def test_every_module_can_be_imported():
+    """In this Python, from its file's name alone; `.ci/run` asks the same of a second Python."""
+    scripts = ROOT / "workflow" / "scripts"
+    files = sorted((scripts / "elkflow").rglob("*.py"))
+    names = [".".join(file.relative_to(scripts).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    code = f"import importlib, sys; sys.path.insert(0, {str(scripts)!r}); [importlib.import_module(n) for n in {names}]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_library_installs_and_is_then_imported_anywhere(tmp_path):
+    """`pip install -e .` without a network, in a copy of the clone and an environment of its own."""
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "workflow" / "scripts", clone / "workflow" / "scripts")
+    for name in ("pyproject.toml", "README.md", "LICENSE", "requirements.in"):
+        shutil.copy(ROOT / name, clone)
+    venv.create(tmp_path / "venv")
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (tools,) = {str(Path(module.origin).parents[1]) for module in map(importlib.util.find_spec, ("pip", "setuptools"))}
+    (site / "tools.pth").write_text(tools)  # pip and setuptools are those of the lock's environment
+    python = tmp_path / "venv" / "bin" / "python"
+    options = ["--quiet", "--editable", ".", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([python, "-m", "pip", "install", *options], cwd=clone, check=True)
+    code = "import elkflow.common.errors as module; print(module.__file__)"
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert Path(done.stdout.strip()) == clone / "workflow" / "scripts" / "elkflow" / "common" / "errors.py"
+    code = "from importlib.metadata import distribution as d; print(*d('elkflow').requires, sep='\\n')"
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    asked = (line.partition("#")[0].strip() for line in (ROOT / "requirements.in").read_text().splitlines())
+    assert done.stdout.split() == [line for line in asked if line]
