@@ -46,6 +46,51 @@ def test_no_module_imports_itself_in_a_circle():
     assert len(order) == len(graph) and sum(map(len, graph.values())) > 40
 
 
+FLOORS = (
+    {"common"},
+    {"config", "batching"},
+    {"models"},
+    {"prompts", "hiddens", "summary"},
+    {"data", "probes", "evaluation", "report"},
+    {"rewards", "publish", "verify"},
+    {"ppo"},
+    {"orchestration"},
+)
+"""The library's rooms, lowest first: a room imports from rooms below it alone."""
+
+
+def test_rooms_import_from_lower_floors_only():
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    assert set(floor) == {path.parent.name for path in LIBRARY if path.parent.name != "elkflow"}
+    upwards = [
+        f"{name_of(path)} imports {other}"
+        for path in LIBRARY
+        for other in imported(path)
+        if (room := other.split(".")[1]) != path.parent.name and floor[room] >= floor[path.parent.name]
+    ]
+    assert not upwards
+
+
+def test_rooms_hold_the_modules_and_their_init_files_nothing():
+    """What stands in the root or in an `__init__.py` would be followed by no walk along imports."""
+    assert [path.name for path in LIBRARY if path.parent.name == "elkflow"] == ["__init__.py"]
+    for path in LIBRARY:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.name == "__init__.py":
+            assert len(tree.body) == 1 and ast.get_docstring(tree), name_of(path)
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level], name_of(path)
+
+
+def test_rule_script_and_module_share_a_name():
+    """Of every script that a rule starts; what no rule starts is for people."""
+    rules = "".join(path.read_text(encoding="utf-8") for path in RULES)
+    started = set(re.findall(r"script_path\(\"(\w+)\"\)", rules))
+    assert len(started) > 15
+    modules = {path.stem for path in LIBRARY}
+    for name in started:
+        assert (SCRIPTS / f"{name}.py").is_file() and name in modules, name
+
+
 @pytest.mark.parametrize("path", [*LIBRARY, *SCRIPTS.glob("*.py"), *RULES], ids=lambda path: path.name)
 def test_no_file_is_a_giant(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
