@@ -14,6 +14,7 @@ from elkflow.common.files import write_json, write_table
 from elkflow.ppo import schedule
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "bench"))
+import ppo_ablation
 import ppo_curves
 import ppo_ours
 import ppo_quality
@@ -53,6 +54,11 @@ def test_our_side_makes_the_steps_it_is_asked_for(tmp_path, minibatch):
     assert done["limit"] > 0 and 0 < done["parts"]["update"] < done["seconds"]
     blocks = 4 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # q and o, k and v of one head, the inner layers
     assert sum(weight.numel() for weight in ours.weights()) == blocks
+
+
+def test_an_ablation_compares_medians_within_rounds():
+    lines = ppo_ablation.table({ppo_ablation.ALL: [10.0, 12.0, 11.0], "a trick": [11.0, 12.0, 13.2]})
+    assert [line.split()[-2:] for line in lines[1:]] == [["11.00", "0.0%"], ["12.00", "10.0%"]]
 
 
 def test_curves_that_differ_are_told_from_noise():
@@ -107,3 +113,8 @@ def test_algorithms_are_compared_at_the_same_step(results, tmp_path):
     table = ppo_quality.algorithms(results, tmp_path / "quality", ["rloo"], 2)
     assert {name: (row["steps"], row["rollouts"]) for name, row in table.items()} == {"ppo": (2, 16), "rloo": (2, 16)}
     assert table["ppo"]["held_out_accuracy"] == 0.9 and 0 <= table["rloo"]["held_out_accuracy"] <= 1
+
+
+def test_an_ablation_makes_steps_without_each_trick(results):
+    seconds = ppo_ablation.measure(results, 2)
+    assert len(seconds) == 4 and all(len(found) == 2 and min(found) > 0 for found in seconds.values())
