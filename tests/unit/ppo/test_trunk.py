@@ -89,7 +89,7 @@ def test_a_prefix_tree_has_the_gradients_of_padded_lines(settings):
 def test_the_same_batch_is_read_once_while_it_is_remembered():
     policy = Policy(tiny_llama(60), PPOSettings(steps=1, layers=2))
     trunk, other = policy.trunk, [ROWS[1], ROWS[0]]
-    with trunk.remembering():
+    with trunk.remembering({}):
         first = trunk.run_frozen_blocks(ROWS)
         assert trunk.run_frozen_blocks([tuple(row) for row in ROWS]) is first
         assert trunk.run_frozen_blocks(other) is not first

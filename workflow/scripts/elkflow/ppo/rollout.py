@@ -52,10 +52,11 @@ def draw(logits: Tensor, uniform: Tensor | None, sampling: Sampling) -> Tensor:
     return torch.minimum(found, last)
 
 
+@torch.no_grad()
 def generate(
     policy: Policy, prompts: Sequence[Sequence[int]], uniform: Tensor | None, sampling: Sampling, ends: set[int]
 ) -> Tensor:
-    """Sample responses of any length with a key-value cache.
+    """Sample responses: of one token by a plain pass, of several with a key-value cache.
 
     Args:
         prompts: token ids of B prompts.
@@ -66,6 +67,10 @@ def generate(
         Tokens [B, max_new_tokens]; see `response_mask` for which of them count.
     """
     device = policy.device
+    if sampling.max_new_tokens == 1:
+        last = torch.tensor([[len(prompt) - 1] for prompt in prompts], device=device)
+        logits, _ = policy(policy.run_frozen_blocks(prompts), last)
+        return draw(logits[:, 0], None if uniform is None else uniform[:, 0].to(device), sampling)[:, None]
     tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
     finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     states, read = policy.trunk.read_prompts(prompts)

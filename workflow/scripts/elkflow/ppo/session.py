@@ -28,7 +28,7 @@ from elkflow.ppo.questions import Questions, Rewards
 from elkflow.ppo.rollout import Answers, Sampling, end_tokens, generate, response_mask, response_text
 from elkflow.ppo.step_log import StepLog
 from elkflow.ppo.step_metrics import gold_accuracy
-from elkflow.ppo.trunk import FrozenBlocksOutput
+from elkflow.ppo.trunk import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ class Session:
         self.collapse_watch = CollapseWatch(settings.sentinel) if settings.sentinel else None
         self.step_log = StepLog(folder, self.accelerator.is_main_process)
         self.progress = Progress()
-        self.held_out_batches: list[tuple[list[int], FrozenBlocksOutput | None]] = []
+        self.held_out_batches: list[list[int]] = []
+        self.held_out_memory: Memory = {}
 
     # what an algorithm calls
 
@@ -113,11 +114,8 @@ class Session:
         count = min(self.settings.evaluate_rows, len(self.held_out))
         mine = range(self.accelerator.process_index, count, self.accelerator.num_processes)
         ordered = sorted(mine, key=lambda row: len(self.held_out.tokens[row]))
-        for at in range(0, len(ordered), self.settings.evaluate_batch):
-            rows = ordered[at : at + self.settings.evaluate_batch]
-            one_token = self.sampling.max_new_tokens == 1  # then the frozen blocks read the same tokens every time
-            frozen = self.policy.run_frozen_blocks([self.held_out.tokens[row] for row in rows]) if one_token else None
-            self.held_out_batches.append((rows, frozen))
+        size = self.settings.evaluate_batch
+        self.held_out_batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
         found = checkpoints.newest(self.folder, self.fingerprint)
         if found:
             self.restore(*found)
@@ -194,18 +192,14 @@ class Session:
 
     # what becomes of a step
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Greedy answers to held-out prompts: their mean reward and, for the log alone, how many are right."""
         self.policy.eval()
         totals = torch.zeros(4)
-        for rows, frozen in self.held_out_batches:
+        for rows in self.held_out_batches:
             prompts = [self.held_out.tokens[row] for row in rows]
-            if frozen is None:
+            with self.policy.trunk.remembering(self.held_out_memory):
                 tokens = generate(self.policy, prompts, None, self.sampling, self.ends)
-            else:
-                last = torch.tensor([[len(prompt) - 1] for prompt in prompts], device=self.policy.device)
-                tokens = self.policy(frozen, last)[0].argmax(-1)
             answers = self.texts(tokens, response_mask(tokens, self.ends))
             scores = torch.as_tensor(self.held_out_rewards([self.held_out.prompts[row] for row in rows], answers))
             valid = [text in self.held_out.answers[row] for text, row in zip(answers, rows, strict=True)]

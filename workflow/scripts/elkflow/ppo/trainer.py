@@ -38,7 +38,7 @@ class Trainer:
         """One rollout and the updates on it."""
         started, session, step = time.monotonic(), self.session, self.session.progress.step
         torch.manual_seed(schedule.derive_seed(session.seed, step, session.accelerator.process_index))  # dropout
-        with self.policy.trunk.remembering():
+        with self.policy.trunk.remembering({}):
             rollout = self.roll_out(step)
             minibatches = self.minibatches(rollout)
         advantages, returns = self.advantages(rollout)

@@ -39,6 +39,10 @@ class FrozenBlocksOutput:
     """Further arguments of every trained block (position embeddings, masks), as the model itself passes them."""
 
 
+Memory = dict[tuple[tuple[int, ...], ...], FrozenBlocksOutput]
+"""Outputs of the frozen blocks by the token ids of their batches."""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Prompts that were read, with their keys and values, for tokens to be sampled after them."""
@@ -72,7 +76,7 @@ class Trunk:
         their dropout."""
         self.split = settings.train != "full"
         """Whether frozen blocks run apart from the trained ones."""
-        self.remembered: dict[tuple[tuple[int, ...], ...], FrozenBlocksOutput] | None = None
+        self.memory: Memory | None = None
 
     @property
     def device(self) -> torch.device:
@@ -81,26 +85,26 @@ class Trunk:
     def run_frozen_blocks(self, rows: Sequence[Sequence[int]]) -> FrozenBlocksOutput:
         """Run the blocks below the trained ones. rows: token ids of B sequences of any length."""
         key = tuple(map(tuple, rows))
-        if self.remembered is not None and key in self.remembered:
-            return self.remembered[key]
+        if self.memory is not None and key in self.memory:
+            return self.memory[key]
         layout = self.make_layout(rows)
         output = FrozenBlocksOutput(layout, None, ())
         if self.split:
             with torch.no_grad(), _recording(self.trained) as calls:
                 self._run(layout)
             output = FrozenBlocksOutput(layout, calls[0][0][0], tuple((args[1:], kwargs) for args, kwargs in calls))
-        if self.remembered is not None:
-            self.remembered[key] = output
+        if self.memory is not None:
+            self.memory[key] = output
         return output
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Within, the frozen blocks run once for the same batch of sequences, however often they are asked to."""
-        self.remembered = {}
+    def remembering(self, memory: Memory) -> Iterator[None]:
+        """Within, `run_frozen_blocks` keeps its outputs in `memory`, and takes those of the same batches from there."""
+        self.memory = memory
         try:
             yield
         finally:
-            self.remembered = None
+            self.memory = None
 
     def hidden_states(self, frozen: FrozenBlocksOutput, positions: Tensor) -> Tensor:
         """Last hidden states, after the final norm, at positions [B, T] -> [B, T, D]."""
