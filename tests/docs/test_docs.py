@@ -21,6 +21,7 @@ from elkflow.orchestration.preflight import preflight
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(page for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 PROFILE = ROOT / "profiles" / "slurm" / "profile.v9+.yaml"
+RULES = [path.read_text(encoding="utf-8") for path in ROOT.glob("workflow/rules/*.smk")]
 QUICKSTART = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
 
 
@@ -87,6 +88,17 @@ def test_the_readme_has_the_figures_of_the_verdict():
 
 def test_the_readme_fits_on_a_screen():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 70
+
+
+def test_stages_have_one_number_each():
+    """The tutorial's headings number the stages as the rules do, and name rules that are there."""
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\d) [\w ]+: (.+)$", tutorial, re.MULTILINE)
+    assert [int(number) for number, _ in headings] == list(range(9))
+    for number, names in headings:
+        for name in re.findall(r"`(\w+)`", names):
+            (text,) = (text for text in RULES if re.search(rf"^rule {name}:$", text, re.MULTILINE))
+            assert number in re.findall(r"\d", text.partition(".")[0].partition(":")[0]), f"{name}: stage {number}?"
 
 
 def merged(base: dict, over: dict) -> dict:
