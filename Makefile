@@ -1,6 +1,9 @@
 # `make` lists the targets.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# the first that is there and of a version that the lock is for; `make PYTHON=... run` takes another
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$each -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+	&& command -v $$each && break; done)
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 READY := $(VENV)/.ready
@@ -10,6 +13,9 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): requirements.txt
+	@test -n "$(PYTHON)" || { echo "elkflow needs Python 3.11 to 3.14 with venv: apt install python3 python3-venv," \
+	  "brew install python@3.13, or name one: make PYTHON=/path/to/python3 run" >&2; exit 1; }
+	@echo "making $(VENV) with $(PYTHON) ($$($(PYTHON) --version))"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
 	touch $@
