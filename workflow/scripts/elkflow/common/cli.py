@@ -4,12 +4,14 @@ import argparse
 import dataclasses
 import errno
 import logging
+import os
 import sys
 import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +22,8 @@ from elkflow.common.memory import keep_freed_memory
 
 T = TypeVar("T")
 logger = logging.getLogger("elkflow")
+BARS = "ELKFLOW_BARS"
+"""Environment variable: the folder in which a running workflow looks for its jobs' progress bars."""
 
 
 def parse(arguments: type[T], argv: list[str] | None = None) -> T:
@@ -76,7 +80,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """`items` behind a progress bar that stays silent when nobody is watching."""
+    """`items` behind a progress bar: on a terminal, or in a file for a workflow that shows it; else silent."""
+    folder = Path(os.environ.get(BARS, ""))
+    if folder != Path() and folder.is_dir():
+        file = (folder / str(os.getpid())).open("w", encoding="utf-8")
+        return tqdm(items, desc=what, total=total, file=file, mininterval=0.5, ncols=60, leave=False)
     return tqdm(items, desc=what, total=total, disable=not sys.stderr.isatty(), leave=False)
 
 
