@@ -9,7 +9,8 @@ import numpy as np
 from elkflow.common.cli import parse, run
 from elkflow.common.files import read_table, write_table
 from elkflow.common.manifests import write_manifest
-from elkflow.rewards.score_answers import pair_log_odds, read_probe_and_pairs, reward_table
+from elkflow.rewards.score_answers import reward_table
+from elkflow.rewards.score_shard import pair_log_odds, read_probe_and_pairs
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from elkflow.common.cli import parse, run
 from elkflow.common.files import write_table
-from elkflow.rewards.score_answers import pair_log_odds, read_probe_and_pairs, shard_rows
+from elkflow.rewards.score_shard import pair_log_odds, read_probe_and_pairs, shard_rows
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from elkflow.ppo.train_ppo import reward_source
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.rewards import probe_reward
-from elkflow.rewards.score_answers import pair_log_odds, reward_table
+from elkflow.rewards.score_answers import reward_table
+from elkflow.rewards.score_shard import pair_log_odds
 
 PROMPTS = [f"is {name} the capital of {country} ?" for name in ("paris", "rome") for country in ("france", "italy")]
 ANSWERS = ["No", "Yes"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_table
 from elkflow.probes.saved_probe import Probe
-from elkflow.rewards.score_answers import shard_rows
+from elkflow.rewards.score_shard import shard_rows
 
 
 @given(total=st.integers(0, 10_000), shards=st.integers(1, 64))
