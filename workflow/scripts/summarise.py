@@ -3,82 +3,32 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+from pydantic import ValidationError
 
-from elkflow.common.cli import parse, run, timed
-from elkflow.common.files import atomic, read_json, write_json, write_text
-from elkflow.common.manifests import check_against_manifests, check_manifest, write_manifest
-from elkflow.publish.model_card import model_card
-from elkflow.report import charts, formatting, pages, probe_charts, table_rows
-from elkflow.report.html import Page
+from elkflow.common.cli import parse, run
+from elkflow.common.errors import UserError, explain
+from elkflow.common.files import read_json
+from elkflow.report.summarise import summarise
 from elkflow.summary.plan import Plan
-from elkflow.summary.results import (
-    input_files,
-    manifest_files,
-    probe_table,
-    read_probe_tables,
-    read_steps,
-    read_without_rl,
-    run_folder,
-)
-from elkflow.summary.verdict import build_verdict
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Command line of this script."""
 
-    settings: Plan
+    plan: Path  # JSON
     results: Path  # folder with the stages' results
     output: Path  # folder of the summary
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check every input, then write verdict, tables, charts, pages, cards and manifest."""
+    """Read the plan and follow it."""
     arguments = parse(Arguments, argv)
-    plan, results, out = arguments.settings, arguments.results, arguments.output
-    manifests = manifest_files(plan, results)
-    for manifest in manifests.values():
-        check_manifest(manifest)
-    check_against_manifests(*input_files(plan, results))
-    with timed("comparing"):
-        verdict = build_verdict(plan, results)
-    comparison = pd.DataFrame(verdict["evaluations"])
-    tables = [table_rows.comparison_rows(verdict["evaluations"]), table_rows.average_rows(verdict["averages"])]
-    write_text(out / "comparison.md", "\n".join(formatting.markdown(rows) for rows in tables if rows))
-    write_text(out / "probes.md", formatting.markdown(table_rows.probe_rows(verdict["probes"])))
-    for name, table in (("comparison", comparison), ("probes", probe_table(verdict["probes"]))):
-        with atomic(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
-    steps = read_steps(plan, results)
-    probes = probe_charts.draw_all(read_probe_tables(plan, results), table_rows.chosen_layers(verdict))
-    with timed("drawing"):
-        drawn = {"before_after": charts.before_after(comparison), "training": charts.training_curves(steps)} | probes
-        if len(verdict["trainings"]) > 1:
-            trainings = pd.DataFrame(table_rows.sweep_rows(verdict))
-            drawn["sweep"] = charts.sweep(trainings, table_rows.sweep_axes(trainings))
-        for name, chart in drawn.items():
-            charts.save(chart, out / f"{name}.png")
-        without_rl = table_rows.without_rl_rows(read_without_rl(plan, results), verdict)
-        written: dict[str, Page] = {
-            "overview": pages.overview_page(verdict),
-            "probe": pages.probe_page(verdict, probes),
-            "training": pages.training_page(verdict, steps),
-            "evaluation": pages.evaluation_page(verdict, comparison, without_rl),
-            "provenance": pages.provenance_page({name: read_json(path) for name, path in manifests.items()}),
-        }
-        for name, page in written.items():
-            page.save(out / f"{name}.html")
-    for training, row in zip(plan.trainings(), verdict["trainings"], strict=True):
-        card = model_card(row, verdict, results, plan.licences.get(training.policy))
-        write_text(run_folder(results, training) / "README.md", card)
-    write_json(out / "verdict.json", verdict)
-    write_manifest(
-        out / "manifest.json",
-        outputs={name: out / name for name in ("verdict.json", "comparison.csv", "probes.csv")},
-        inputs=manifests,
-        settings=plan,
-    )
+    try:
+        plan = Plan.model_validate(read_json(arguments.plan))
+    except ValidationError as error:
+        raise UserError(f"{arguments.plan}: {explain(error, Plan)}") from None
+    summarise(plan, arguments.results, arguments.output)
 
 
 if __name__ == "__main__":

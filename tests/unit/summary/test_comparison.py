@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import summarise as script
 from finished import PLAN, samples, write_suite
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json
 from elkflow.report import terminal
+from elkflow.report.summarise import summarise
 from elkflow.summary import comparison
 from elkflow.verify import independent
 
@@ -129,7 +129,7 @@ def test_the_average_stands_in_the_verdict_the_report_and_the_terminal(results):
     for seed in (0, 1):
         board(results, f"evaluations/tuned/r/seed{seed}", (15, 40, 10))
     folder = results / "summary"
-    script.main(["--settings", plan.model_dump_json(), "--results", str(results), "--output", str(folder)])
+    summarise(plan, results, folder)
     shown = "board, average of 3 tasks"
     assert shown in (folder / "comparison.md").read_text() and shown in (folder / "evaluation.html").read_text()
     assert "board, average of 3" in (folder / "overview.html").read_text()

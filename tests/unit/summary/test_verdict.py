@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import show_verdict
-import summarise as script
 from finished import PLAN, QUESTIONS, figures, made, samples, write_members, write_suite
 
 from elkflow.common.files import read_json, write_table
+from elkflow.report.summarise import summarise
 from elkflow.summary import diagnosis
 
 
@@ -22,7 +22,7 @@ def results(results, tmp_path):
 
 def run_script(results):
     folder = results / "summary"
-    script.main(["--settings", PLAN.model_dump_json(), "--results", str(results), "--output", str(folder)])
+    summarise(PLAN, results, folder)
     return folder
 
 

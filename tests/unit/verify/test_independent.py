@@ -4,10 +4,10 @@ import re
 import shutil
 
 import pytest
-import summarise as script
 from finished import PLAN
 
 from elkflow.common import metrics
+from elkflow.report.summarise import summarise
 from elkflow.summary import comparison
 from elkflow.verify import independent
 
@@ -39,8 +39,7 @@ def test_a_mistake_of_the_comparison_itself_is_found(results, tmp_path, monkeypa
     """Recomputing with the same code agrees with itself; independent code does not."""
     monkeypatch.setattr(place, name, mistake)
     folder = shutil.copytree(results, tmp_path / "results")
-    arguments = ["--settings", PLAN.model_dump_json(), "--results", str(folder), "--output", str(folder / "summary")]
-    script.main(arguments)
+    summarise(PLAN, folder, folder / "summary")
     _, wrong = independent.recompute_independently(folder)
     assert any(re.search(message, line) for line in wrong), wrong
 

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import recompute as recompute_script
-import summarise as script
 from finished import PLAN, write_results
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json, write_json
+from elkflow.report.summarise import summarise
 from elkflow.verify.recompute import recompute_summary
 
 
@@ -16,7 +16,7 @@ from elkflow.verify.recompute import recompute_summary
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     write_results(folder)
-    script.main(["--settings", PLAN.model_dump_json(), "--results", str(folder), "--output", str(folder / "summary")])
+    summarise(PLAN, folder, folder / "summary")
     return folder
 
 

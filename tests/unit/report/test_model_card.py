@@ -3,7 +3,7 @@
 import yaml
 
 from elkflow.common.files import read_json, write_json
-from elkflow.publish.model_card import model_card
+from elkflow.report.model_card import model_card
 
 
 def test_front_matter_is_what_the_hub_reads(results, verdict):
