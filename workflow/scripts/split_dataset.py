@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     write_manifest(
         arguments.folder / "manifest.json",
         outputs={name: arguments.folder / f"{name}.parquet" for name in SPLITS},
-        inputs={path.name: path for path in arguments.sources},
+        inputs={str(path): path for path in arguments.sources},  # files of two folders may have one name
         settings=arguments.settings,
         seed=arguments.settings.split.seed if arguments.settings.split else None,
         **facts,

@@ -157,7 +157,7 @@ def test_the_script_writes_a_manifest_that_checks(tmp_path, source):
     assert manifest["facts"]["splits"]["val"] == {"rows": 10, "groups": 10, "labels": {"negative": 5, "positive": 5}}
     assert manifest["facts"]["removed"] == {"duplicates": 0}
     assert manifest["facts"]["sources"] == {"train": {"rows": ROWS, "commit": None}}
-    assert manifest["inputs"]["source.parquet"]["sha256"] == sha256(source)
+    assert manifest["inputs"][str(source)]["sha256"] == sha256(source)
     for name in SPLIT:
         assert manifest["outputs"][name]["sha256"] == sha256(tmp_path / "out" / f"{name}.parquet")
     assert manifest["settings"]["path"] == str(source) and manifest["settings"]["split"]["seed"] == 42
