@@ -1,8 +1,8 @@
 """From a labelled dataset to a verdict: does reinforcement learning on a truth probe make a model say what it knows?"""
 
-from snakemake.utils import min_version
+from snakemake import utils
 
-min_version("9.27")
+utils.min_version("9.27")
 
 if not workflow.config_settings.configfiles:
 
@@ -13,15 +13,16 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/inputs.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/prompts.smk"
 include: "workflow/rules/hiddens.smk"
 include: "workflow/rules/probes.smk"
 include: "workflow/rules/rewards.smk"
 include: "workflow/rules/ppo.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/summary.smk"
+include: "workflow/rules/publish.smk"
 
 
 rule all:

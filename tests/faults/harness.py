@@ -115,7 +115,7 @@ class Workspace:
             environment["ELKFLOW_FAULT"] = json.dumps(fault)
         if clock:
             environment["ELKFLOW_CLOCK"] = str(clock)
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "-p"]
         command += ["--directory", str(self.folder), "--configfile", str(self.folder / "config.yaml"), *arguments]
         with (self.folder / "run.log").open("w") as log:
             return subprocess.Popen(

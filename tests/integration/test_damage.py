@@ -56,7 +56,8 @@ def flip(content: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def copy(finished, tmp_path_factory) -> Path:
     """The finished folder again, for a test to spoil, with the hidden states that are removed once they are used."""
-    folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("damaged") / "work"))
+    folder = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(finished, folder, dirs_exist_ok=True)
     snakemake(folder, "--cores", "2", "--notemp", "--forcerun", "extract_hiddens", "--until", "extract_hiddens")
     return folder
 
@@ -67,7 +68,9 @@ def test_a_damaged_input_is_named_by_the_stage_that_reads_it(copy, monkeypatch):
     for stage in stages(copy):
         main = importlib.import_module(stage.script).main
         for path in stage.inputs:
-            manifest = path.name.endswith("manifest.json")  # its hash stands nowhere that a stage looks
+            manifest = path.name.endswith(
+                ("manifest.json", "plan.json")
+            )  # their hashes stand nowhere that a stage looks
             for file in files_of(path):
                 whole = file.read_bytes()
                 for damage in (cut,) if manifest else (cut, flip):

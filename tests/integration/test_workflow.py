@@ -38,7 +38,7 @@ def processor_seconds():
 def test_running_again_does_nothing_and_is_quick(finished):
     start = processor_seconds()
     assert "Nothing to be done" in snakemake(finished, "--cores", "2").stdout
-    assert processor_seconds() - start < 6
+    assert processor_seconds() - start < 4
 
 
 def test_a_thousand_runs_are_planned_within_a_minute(finished, tmp_path):
@@ -113,7 +113,7 @@ def test_the_order_of_suites_decides_the_report_only(changed):
         suites = config["evaluation"]["suites"]
         config["evaluation"]["suites"] = dict(reversed(suites.items()))
 
-    assert changed(edit) == {"summarise"}
+    assert changed(edit) == {"plan", "summarise"}
 
 
 def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):
@@ -131,8 +131,7 @@ def test_a_mixture_is_joined_from_what_its_datasets_have_already(finished):
 
 def test_several_wordings_and_probes_have_their_figures(finished, tmp_path):
     """A second probe under two wordings, each tested on the other's rows: tables, matrix and spread in the summary."""
-    folder = tmp_path / "copy"
-    shutil.copytree(finished, folder)
+    folder = Path(shutil.copytree(finished, tmp_path, dirs_exist_ok=True))
     config = yaml.safe_load((folder / "config.yaml").read_text())
     ((name, probe),) = config["probes"].items()
     config["probes"]["second"] = {**probe, "variants": ["held_out"], "transfer": [name]}

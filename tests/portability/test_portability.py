@@ -18,7 +18,7 @@ CACHED = ["--cache", "extract_hiddens", "evaluate_base", "--"]
 
 
 def snakemake(folder: Path, *arguments: str, **variables: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--printshellcmds", *arguments]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | variables
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

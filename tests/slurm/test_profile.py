@@ -31,7 +31,7 @@ fresh_probe            cpu  0  1  16   64000   120   1
 score_shard            cpu  0  1   4   32000    60   8
 transfer_probe         cpu  0  1  16   64000   120   1
 """
-LOCAL = {"all", "fetch_model", "fetch_questions", "without_rl", "summarise"}
+LOCAL = {"all", "fetch_model", "fetch_questions", "without_rl", "plan", "summarise"}
 """Rules that run where Snakemake runs. A dry-run shows requests of theirs, too."""
 
 

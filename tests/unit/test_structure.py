@@ -1,6 +1,7 @@
 """The shape of the code: no import cycles, no giants, thin scripts, rules that read as a table of contents."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -140,3 +141,31 @@ def test_what_the_snakefile_imports_is_light():
     )
     loaded = subprocess.run([sys.executable, "-c", code, SCRIPTS], capture_output=True, text=True, check=True).stdout
     assert not {"torch", "transformers", "datasets", "sklearn", "matplotlib"} & set(loaded.split())
+
+
+def names_bound(path: Path) -> dict[str, str]:
+    """Names that a rules file binds for all of them, to the statement that does: imports, functions, constants."""
+    found = {}
+    text = path.read_text(encoding="utf-8")
+    for statement in re.findall(r"^(?:from|import) (?:[^(\n]*\([^)]*\)|[^\n]*)", text, re.MULTILINE):
+        for node in ast.parse(statement).body:
+            found |= {(alias.asname or alias.name).split(".")[0]: ast.unparse(node) for alias in node.names}
+    return found | {name: "def" for name in re.findall(r"^(?:def )?(\w+)(?:\(.*\):$| = )", text, re.MULTILINE)}
+
+
+def test_no_two_rules_files_bind_the_same_name():
+    """All includes share one namespace, where the last wins: a stage would call another's function unnoticed."""
+    files = [ROOT / "Snakefile", *RULES]
+    bound = [(name, path.name) for path in files for name in names_bound(path)]
+    assert {name for name, _ in bound} > {"code_inputs", "launched", "INPUTS", "TEMPLATES", "answers_in"}
+    names = [name for name, _ in bound]
+    assert not [(name, file) for name, file in bound if names.count(name) > 1]
+
+
+def test_rules_import_modules_and_no_functions():
+    """A bare function can be hidden by another module's of the same name."""
+    for path in (ROOT / "Snakefile", *RULES):
+        for statement in names_bound(path).values():
+            for node in ast.parse(statement).body if statement.startswith("from ") else []:
+                for alias in node.names:
+                    assert importlib.util.find_spec(f"{node.module}.{alias.name}"), f"{path.name}: {statement}"

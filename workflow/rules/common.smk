@@ -1,50 +1,64 @@
-"""What every stage shares: the checked config, and helpers that take rules' values from it."""
+"""What every stage shares: the checked config, and the command line of scripts that use accelerators.
 
+All rules files share one namespace, so they import modules, never functions, and only here.
+"""
+
+import functools
+import json
 import os
+import pathlib
 import subprocess
 import sys
-from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake import exceptions
 
 # This folder, not the main Snakefile's: another workflow may import this one as a module.
-WORKFLOW = Path(str(workflow.current_basedir)).parent
-sys.path.insert(0, str(WORKFLOW / "scripts"))
+sys.path.insert(0, str(pathlib.Path(str(workflow.current_basedir)).parent / "scripts"))
 
-from elkflow.orchestration.future_timestamps import settle
-from elkflow.config.config import Config
-from elkflow.common.errors import UserError
-from elkflow.orchestration.preflight import preflight
-from elkflow.orchestration.slurm import cancel_orphans, show_failures, tolerate_silence
-from elkflow.orchestration.snakemake_lock import drop_stale, hold
-from elkflow.common.memory import HUGE_PAGES
-from elkflow.common.code_inputs import imports, script_path
+from elkflow.common import code_inputs, errors, memory, paths
+from elkflow.orchestration import (
+    future_timestamps,
+    job_lines,
+    preflight,
+    rule_inputs,
+    run_start,
+    slurm,
+    snakemake_lock,
+)
 
 # For the scripts, which are processes of their own.
-for name, value in HUGE_PAGES.items():
+for name, value in memory.HUGE_PAGES.items():
     os.environ.setdefault(name, value)
 
 try:
-    CONFIG = Config.load(config)
-    if workflow.is_main_process:
-        preflight(CONFIG)
-except UserError as error:
-    raise WorkflowError(f"config: {error}")
+    CONFIG = preflight.load(config, files=workflow.is_main_process)
+except errors.UserError as error:
+    raise exceptions.WorkflowError(f"config: {error}")
+
+INPUTS = rule_inputs.RuleInputs(CONFIG)
+RESULTS = pathlib.Path(workflow.pathvars.apply("<results>"))
+
+
+def prepare():
+    """What a run does before Snakemake looks at files; whatever only reads the rules does nothing of it."""
+    snakemake_lock.drop_stale()  # of a run that was killed, so that starting again is all it takes
+    future_timestamps.settle(RESULTS)
+    job_lines.show_job_lines(workflow)
+
 
 if workflow.is_main_process:
-    drop_stale()  # of a run that was killed, so that starting again is all it takes
-    settle(Path(workflow.pathvars.apply("<results>")))
+    run_start.before_run(workflow, prepare)
 
 
 onstart:
-    hold()
+    snakemake_lock.hold()
     if workflow.executor_plugin.name == "slurm":
-        cancel_orphans()
-        tolerate_silence(sys.modules["snakemake_executor_plugin_slurm"])
+        slurm.cancel_orphans()
+        slurm.tolerate_silence(sys.modules["snakemake_executor_plugin_slurm"])
 
 
 onerror:
-    show_failures(log)
+    slurm.show_failures(log)
 
 
 wildcard_constraints:
@@ -78,32 +92,40 @@ def launched(arguments):
     )
 
 
-def settings(section):
-    """The config section at `section` as JSON, wildcards filled: settings("probes/{probe}").
+def answers_in(folder):
+    """Output files of every suite, each under a name of its own: `snakemake --cache` needs it so."""
+    files = {
+        "results": "results.json",
+        "samples": "samples.parquet",
+        "manifest": "manifest.json",
+    }
+    return {
+        f"{kind}_{number}": f"{folder}/{suite}/{file}"
+        for kind, file in files.items()
+        for number, suite in enumerate(INPUTS.suites)
+    }
 
-    It is the section after defaults, so that writing a default down reruns nothing.
-    """
-    return lambda wildcards: CONFIG.section(
-        section.format(**wildcards)
-    ).model_dump_json()
 
-
-def filled(section, *patterns):
-    """Paths after the patterns, filled from the wildcards and from the config section's own values."""
-
-    def paths(wildcards):
-        values = dict(CONFIG.section(section.format(**wildcards))) | dict(wildcards)
-        found = [pattern.format(**values) for pattern in patterns]
-        return found[0] if len(found) == 1 else found
-
-    return paths
+def in_report(name, ending, category, title):
+    """An output of the summary with its place and caption in the report (one label: of two it makes switches)."""
+    return report(
+        f"<results>/summary/{name}.{ending}",
+        caption=f"../report/{name}.rst",
+        category=category,
+        labels={"result": title},
+    )
 
 
 def show_verdict():
     """Print the verdict's short table, if there is a verdict yet."""
-    verdict = Path(workflow.pathvars.apply("<results>/summary/verdict.json"))
+    verdict = RESULTS / "summary" / "verdict.json"
     if verdict.is_file():
         subprocess.run(
-            [sys.executable, script_path("show_verdict"), "--verdict", verdict],
+            [
+                sys.executable,
+                code_inputs.script_path("show_verdict"),
+                "--verdict",
+                verdict,
+            ],
             check=False,
         )

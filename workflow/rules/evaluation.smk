@@ -8,17 +8,16 @@ and may be deleted: there they are found again by the weights' hash and the toke
 costs that task only.
 """
 
-import json
-from os.path import relpath
-
-TASK_FILES = [relpath(file) for file in sorted((WORKFLOW / "tasks").glob("*.*"))]
-RESULTS = " ".join(f"{{output.results_{number}:q}}" for number in range(len(SUITES)))
+TASK_FILES = [os.path.relpath(file) for file in sorted(paths.TASKS.glob("*.*"))]
+RESULT_FILES = " ".join(
+    f"{{output.results_{number}:q}}" for number in range(len(INPUTS.suites))
+)
 EVALUATE = launched(
     "{input.script:q} --settings {params.settings:q} --model-settings {params.model:q}"
     " --model {input.model:q} --adapter {input.adapter:q} --lineage {input.lineage:q} --prompts {input.prompts:q}"
     " --questions {input.questions:q}"
-    f" --results {RESULTS}"
-    ' --answers "$(dirname {output.results_0:q})/../../../../answers" >{log:q} 2>&1'
+    f" --results {RESULT_FILES}"
+    " --answers {params.evaluations:q}/answers >{log:q} 2>&1"
 )
 
 
@@ -30,8 +29,8 @@ rule fetch_questions:
     """Download the questions of the hub's tasks, once, for machines that compute without a network."""
     input:
         tasks=TASK_FILES,
-        script=script_path("fetch_questions"),
-        code=imports("fetch_questions"),
+        script=code_inputs.script_path("fetch_questions"),
+        code=code_inputs.imports("fetch_questions"),
     output:
         folder=directory("<results>/evaluations/questions"),
         manifest="<results>/evaluations/questions.json",
@@ -57,18 +56,18 @@ rule evaluate_base:
             "<results>/models/{model}/manifest.json",
             *collect(
                 "<results>/prompts/{{model}}/{{dataset}}/{wording}/manifest.json",
-                wording=WORDINGS,
+                wording=INPUTS.asked,
             ),
         ],
         prompts=collect(
             "<results>/prompts/{{model}}/{{dataset}}/{wording}/val.parquet",
-            wording=WORDINGS,
+            wording=INPUTS.asked,
         ),
         tasks=TASK_FILES,
         questions=ancient(QUESTIONS),
         questions_manifest=[f"{folder}.json" for folder in QUESTIONS],
-        script=script_path("evaluate_model"),
-        code=imports("evaluate_model"),
+        script=code_inputs.script_path("evaluate_model"),
+        code=code_inputs.imports("evaluate_model"),
     output:
         **answers_in("<results>/evaluations/base/{model}/{dataset}"),
     log:
@@ -82,7 +81,8 @@ rule evaluate_base:
         processes=1,
     params:
         settings=CONFIG.evaluation.questions(),
-        model=settings("models/{model}"),
+        model=INPUTS.section("models/{model}"),
+        evaluations=subpath(output.results_0, ancestor=5),
     shell:
         EVALUATE
 
@@ -91,14 +91,14 @@ rule evaluate_tuned:
     """Ask the model that a run made, the same questions."""
     input:
         model=ancient(
-            of_run(
+            INPUTS.of_run(
                 "<results>/runs/{run}/seed{seed}/merged"
                 if MERGED
                 else "<results>/models/{policy}/checkpoint"
             )
         ),
         adapter=[] if MERGED else ancient("<results>/runs/{run}/seed{seed}/adapter"),
-        lineage=of_run(
+        lineage=INPUTS.of_run(
             *(
                 ["<results>/runs/{run}/seed{seed}/merged.json"]
                 if MERGED
@@ -107,14 +107,16 @@ rule evaluate_tuned:
                     "<results>/runs/{run}/seed{seed}/manifest.json",
                 ]
             ),
-            "<results>/prompts/{policy}/{dataset}/{wording}/manifest.json",
+            "<results>/prompts/{policy}/{dataset}/{asked}/manifest.json",
         ),
-        prompts=of_run("<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"),
+        prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{asked}/val.parquet"
+        ),
         tasks=TASK_FILES,
         questions=ancient(QUESTIONS),
         questions_manifest=[f"{folder}.json" for folder in QUESTIONS],
-        script=script_path("evaluate_model"),
-        code=imports("evaluate_model"),
+        script=code_inputs.script_path("evaluate_model"),
+        code=code_inputs.imports("evaluate_model"),
     output:
         **answers_in("<results>/evaluations/tuned/{run}/seed{seed}"),
     log:
@@ -129,9 +131,8 @@ rule evaluate_tuned:
         processes=1,
     params:
         settings=CONFIG.evaluation.questions(),
-        model=lambda wildcards: CONFIG.models[
-            CONFIG.runs[wildcards.run].policy
-        ].model_dump_json(),
+        model=INPUTS.section("models/{policy}"),
+        evaluations=subpath(output.results_0, ancestor=5),
     shell:
         EVALUATE
 
@@ -139,18 +140,20 @@ rule evaluate_tuned:
 rule without_rl:
     """What the reward achieves without training: the answer it prefers, and the best of N sampled ones."""
     input:
-        samples=of_run(
+        samples=INPUTS.of_run(
             "<results>/evaluations/base/{policy}/{dataset}/{suite}/samples.parquet"
         ),
-        rewards=of_run("<results>/rewards/{probe}/{dataset}/val.parquet"),
-        prompts=of_run("<results>/prompts/{policy}/{dataset}/{trained}/val.parquet"),
-        lineage=of_run(
+        rewards=INPUTS.of_run("<results>/rewards/{probe}/{dataset}/val.parquet"),
+        prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
+        ),
+        lineage=INPUTS.of_run(
             "<results>/evaluations/base/{policy}/{dataset}/{suite}/manifest.json",
             "<results>/rewards/{probe}/{dataset}/val.manifest.json",
-            "<results>/prompts/{policy}/{dataset}/{trained}/manifest.json",
+            "<results>/prompts/{policy}/{dataset}/{wording}/manifest.json",
         ),
-        script=script_path("without_rl"),
-        code=imports("without_rl"),
+        script=code_inputs.script_path("without_rl"),
+        code=code_inputs.imports("without_rl"),
     output:
         table="<results>/evaluations/without_rl/{run}.csv",
         manifest="<results>/evaluations/without_rl/{run}.manifest.json",
@@ -161,7 +164,7 @@ rule without_rl:
         "../../envs/base.yaml"
     params:
         counts=list(CONFIG.evaluation.without_rl),
-        wording=lambda wildcards: CONFIG.runs[wildcards.run].wording,
+        wording=INPUTS.section("runs/{run}/wording"),
     shell:
         "python {input.script:q} --name {wildcards.run:q} --wording {params.wording:q} --counts {params.counts:q}"
         " --samples {input.samples:q} --rewards {input.rewards:q} --prompts {input.prompts:q}"

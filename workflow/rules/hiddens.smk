@@ -1,4 +1,4 @@
-"""Stage 2: hidden states. Needs a fetched model and rendered prompts. Makes
+"""Stage 3: hidden states. Needs a fetched model and rendered prompts. Makes
 
 <results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors       all layers, both answers; temporary
 <results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json     their hash, and what they were read from
@@ -9,8 +9,8 @@
 rule extract_hiddens:
     """Read the states of every question with each of its answers at all layers, in one pass over the prompts."""
     input:
-        script=script_path("extract_hiddens"),
-        code=imports("extract_hiddens"),
+        script=code_inputs.script_path("extract_hiddens"),
+        code=code_inputs.imports("extract_hiddens"),
         checkpoint=ancient("<results>/models/{model}/checkpoint"),
         model_manifest="<results>/models/{model}/manifest.json",
         prompts="<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet",
@@ -27,9 +27,9 @@ rule extract_hiddens:
         gpu=0,
         processes=1,
     params:
-        settings=settings("models/{model}"),
+        settings=INPUTS.section("models/{model}"),
         # three splits come from one job: `--cache` would take one for another without this, for it looks at params only
-        split=lambda wildcards: wildcards.split,
+        split="{split}",
     shell:
         launched(
             "{input.script:q} --settings {params.settings:q}"
@@ -40,13 +40,12 @@ rule extract_hiddens:
 
 use rule extract_hiddens as extract_tuned_hiddens with:
     input:
-        script=script_path("extract_hiddens"),
-        code=imports("extract_hiddens"),
+        script=code_inputs.script_path("extract_hiddens"),
+        code=code_inputs.imports("extract_hiddens"),
         checkpoint=ancient("<results>/runs/{run}/seed{seed}/merged"),
         model_manifest="<results>/runs/{run}/seed{seed}/merged.json",
-        prompts=filled(
-            "runs/{run}",
-            "<results>/prompts/{policy}/{dataset}/{wording}/{split}.parquet",
+        prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{wording}/{split}.parquet"
         ),
     output:
         states=temp(
@@ -56,6 +55,5 @@ use rule extract_hiddens as extract_tuned_hiddens with:
     log:
         "<logs>/hiddens_tuned/{run}/seed{seed}/{wording}/{split}.log",
     params:
-        settings=lambda wildcards: CONFIG.models[
-            CONFIG.runs[wildcards.run].policy
-        ].model_dump_json(),
+        settings=INPUTS.section("models/{policy}"),
+        split="{split}",

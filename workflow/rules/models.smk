@@ -8,9 +8,9 @@
 rule fetch_model:
     """Download or copy a model, check it, and lay it out as one plain safetensors checkout."""
     input:
-        source=checkout_files,
-        script=script_path("fetch_model"),
-        code=imports("fetch_model"),
+        source=INPUTS.model_files,
+        script=code_inputs.script_path("fetch_model"),
+        code=code_inputs.imports("fetch_model"),
     output:
         checkpoint=directory("<results>/models/{model}/checkpoint"),
         manifest="<results>/models/{model}/manifest.json",
@@ -24,8 +24,7 @@ rule fetch_model:
         "../../envs/train.yaml"
     threads: 2
     params:
-        # Only what decides the weights: a change of dtype or chat fetches nothing anew.
-        source=lambda wildcards: CONFIG.section(f"models/{wildcards.model}").source(),
+        source=INPUTS.model_source,
     shell:
         "python {input.script:q} --settings {params.source:q}"
         " --checkpoint {output.checkpoint:q} --manifest {output.manifest:q} >{log:q} 2>&1"

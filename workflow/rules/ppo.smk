@@ -1,4 +1,4 @@
-"""Stage 6: fine-tuning.
+"""Stage 6: PPO.
 
 Needs a model, rendered prompts (ppo and val) and the probe's reward tables of both. Makes, for every run and seed,
 <results>/runs/{run}/seed{seed}/adapter/ (peft), metrics.jsonl, samples.jsonl, outcome.json and manifest.json; then
@@ -6,33 +6,28 @@ merged/ (a plain checkpoint) and merged.json. Checkpoints stand in checkpoints/ 
 they are still there when a killed run starts again.
 """
 
-from elkflow.rewards import custom
-
 
 rule train_ppo:
     """Train the policy on the reward table, or go on from the newest checkpoint."""
     input:
-        model=ancient(filled("runs/{run}", "<results>/models/{policy}/checkpoint")),
-        prompts=filled(
-            "runs/{run}", "<results>/prompts/{policy}/{dataset}/{wording}/ppo.parquet"
+        model=ancient(INPUTS.of_run("<results>/models/{policy}/checkpoint")),
+        prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{wording}/ppo.parquet"
         ),
-        rewards=filled("runs/{run}", "<results>/rewards/{probe}/{dataset}/ppo.parquet"),
-        val_prompts=filled(
-            "runs/{run}", "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
+        rewards=INPUTS.of_run("<results>/rewards/{probe}/{dataset}/ppo.parquet"),
+        val_prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
         ),
-        val_rewards=filled(
-            "runs/{run}", "<results>/rewards/{probe}/{dataset}/val.parquet"
-        ),
-        lineage=filled(
-            "runs/{run}",
+        val_rewards=INPUTS.of_run("<results>/rewards/{probe}/{dataset}/val.parquet"),
+        lineage=INPUTS.of_run(
             "<results>/models/{policy}/manifest.json",
             "<results>/prompts/{policy}/{dataset}/{wording}/manifest.json",
             "<results>/rewards/{probe}/{dataset}/ppo.manifest.json",
             "<results>/rewards/{probe}/{dataset}/val.manifest.json",
         ),
-        script=script_path("train_ppo"),
-        code=imports("train_ppo"),
-        own=lambda wildcards: custom.source_files(CONFIG.runs[wildcards.run].reward),
+        script=code_inputs.script_path("train_ppo"),
+        code=code_inputs.imports("train_ppo"),
+        own=INPUTS.reward_module,
     output:
         adapter=directory("<results>/runs/{run}/seed{seed}/adapter"),
         metrics=ensure("<results>/runs/{run}/seed{seed}/metrics.jsonl", non_empty=True),
@@ -50,20 +45,19 @@ rule train_ppo:
         gpu=0,
         processes=1,
     params:
-        settings=settings("runs/{run}/ppo"),
-        algorithm=lambda wildcards: CONFIG.runs[wildcards.run].algorithm,
-        reward=lambda wildcards: CONFIG.runs[wildcards.run].reward,
-        trackers=lambda wildcards: CONFIG.runs[wildcards.run].trackers,
-        model=lambda wildcards: CONFIG.models[
-            CONFIG.runs[wildcards.run].policy
-        ].model_dump_json(),
+        settings=INPUTS.section("runs/{run}/ppo"),
+        algorithm=INPUTS.section("runs/{run}/algorithm"),
+        reward=INPUTS.section("runs/{run}/reward"),
+        trackers=INPUTS.section("runs/{run}/trackers"),
+        folder=subpath(output.manifest, parent=True),
+        model=INPUTS.section("models/{policy}"),
     shell:
         launched(
             "{input.script:q} --settings {params.settings:q} --algorithm {params.algorithm:q}"
             " --reward {params.reward:q} --trackers {params.trackers:q} --model-settings {params.model:q}"
             " --seed {wildcards.seed:q} --model {input.model:q} --prompts {input.prompts:q} --rewards {input.rewards:q}"
             " --val-prompts {input.val_prompts:q} --val-rewards {input.val_rewards:q} --lineage {input.lineage:q}"
-            ' --checkpoints "$(dirname {output.manifest:q})/checkpoints" --adapter {output.adapter:q}'
+            " --checkpoints {params.folder:q}/checkpoints --adapter {output.adapter:q}"
             " --metrics {output.metrics:q} --samples {output.samples:q} --outcome {output.outcome:q}"
             " --manifest {output.manifest:q} >{log:q} 2>&1"
         )
@@ -72,15 +66,15 @@ rule train_ppo:
 rule merge_lora:
     """Merge the adapter into the model, unless their logits differ by more than rounding explains."""
     input:
-        model=ancient(filled("runs/{run}", "<results>/models/{policy}/checkpoint")),
-        model_manifest=filled("runs/{run}", "<results>/models/{policy}/manifest.json"),
+        model=ancient(INPUTS.of_run("<results>/models/{policy}/checkpoint")),
+        model_manifest=INPUTS.of_run("<results>/models/{policy}/manifest.json"),
         adapter=ancient("<results>/runs/{run}/seed{seed}/adapter"),
         manifest="<results>/runs/{run}/seed{seed}/manifest.json",
-        prompts=filled(
-            "runs/{run}", "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
+        prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{wording}/val.parquet"
         ),
-        script=script_path("merge_lora"),
-        code=imports("merge_lora"),
+        script=code_inputs.script_path("merge_lora"),
+        code=code_inputs.imports("merge_lora"),
     output:
         merged=directory("<results>/runs/{run}/seed{seed}/merged"),
         manifest="<results>/runs/{run}/seed{seed}/merged.json",
@@ -93,9 +87,7 @@ rule merge_lora:
         gpu=0,
         processes=1,
     params:
-        model=lambda wildcards: CONFIG.models[
-            CONFIG.runs[wildcards.run].policy
-        ].model_dump_json(),
+        model=INPUTS.section("models/{policy}"),
     shell:
         "python {input.script:q} --model-settings {params.model:q} --model {input.model:q} --adapter {input.adapter:q}"
         " --prompts {input.prompts:q} --lineage {input.model_manifest:q} {input.manifest:q}"

@@ -6,50 +6,51 @@ Makes, under <results>/probes/{probe}/: probe.safetensors and probe.json (the re
 every layer), methods.csv (each at its chosen layer), controls.csv, wordings.csv, datasets.csv (of a mixture, each
 dataset in it), scores.parquet (log-odds of every val row) and manifest.json. The rule fails if the probe does not lead
 its controls, unless the config lets it.
-Where the config asks for it also transfer.csv: the probe on the val rows of others.
+Where the config asks for it also transfer.csv, the probe on the val rows of others, and, of every run's tuned model,
+<results>/runs/{run}/seed{seed}/fresh_probe.json.
 """
 
 
 rule train_probe:
     """Fit every method on every layer, choose on one part of train, report on val, compare with controls."""
     input:
-        train_rows=filled("probes/{probe}", "<results>/data/{dataset}/train.parquet"),
-        val_rows=filled("probes/{probe}", "<results>/data/{dataset}/val.parquet"),
-        train_prompts=of_wordings(
+        train_rows=INPUTS.of_probe("<results>/data/{dataset}/train.parquet"),
+        val_rows=INPUTS.of_probe("<results>/data/{dataset}/val.parquet"),
+        train_prompts=INPUTS.of_probe(
             "<results>/prompts/{model}/{dataset}/{wording}/train.parquet"
         ),
-        val_prompts=of_wordings(
+        val_prompts=INPUTS.of_probe(
             "<results>/prompts/{model}/{dataset}/{wording}/val.parquet"
         ),
         train_states=ancient(
-            of_wordings(
+            INPUTS.of_probe(
                 "<results>/hiddens/{model}/{dataset}/{wording}/train.safetensors"
             )
         ),
         val_states=ancient(
-            of_wordings(
+            INPUTS.of_probe(
                 "<results>/hiddens/{model}/{dataset}/{wording}/val.safetensors"
             )
         ),
-        train_lineage=of_wordings(
+        train_lineage=INPUTS.of_probe(
             "<results>/hiddens/{model}/{dataset}/{wording}/train.manifest.json"
         ),
-        val_lineage=of_wordings(
+        val_lineage=INPUTS.of_probe(
             "<results>/hiddens/{model}/{dataset}/{wording}/val.manifest.json"
         ),
-        untrained_prompts=of_untrained(
+        untrained_prompts=INPUTS.of_untrained(
             "<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet"
         ),
         untrained_states=ancient(
-            of_untrained(
+            INPUTS.of_untrained(
                 "<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors"
             )
         ),
-        untrained_lineage=of_untrained(
+        untrained_lineage=INPUTS.of_untrained(
             "<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json"
         ),
-        script=script_path("train_probe"),
-        code=imports("train_probe"),
+        script=code_inputs.script_path("train_probe"),
+        code=code_inputs.imports("train_probe"),
     output:
         probe="<results>/probes/{probe}/probe.safetensors",
         facts="<results>/probes/{probe}/probe.json",
@@ -68,7 +69,8 @@ rule train_probe:
         "../../envs/train.yaml"
     threads: CORES
     params:
-        settings=settings("probes/{probe}"),
+        settings=INPUTS.section("probes/{probe}"),
+        folder=subpath(output.facts, parent=True),
     shell:
         "python {input.script:q} --settings {params.settings:q}"
         " --train-rows {input.train_rows:q} --val-rows {input.val_rows:q}"
@@ -76,7 +78,7 @@ rule train_probe:
         " --train-states {input.train_states:q} --val-states {input.val_states:q}"
         " --untrained-prompts {input.untrained_prompts:q} --untrained-states {input.untrained_states:q}"
         " --lineage {input.train_lineage:q} {input.val_lineage:q} {input.untrained_lineage:q}"
-        ' --output "$(dirname {output.facts:q})" >{log:q} 2>&1'
+        " --output {params.folder:q} >{log:q} 2>&1"
 
 
 rule transfer_probe:
@@ -85,15 +87,19 @@ rule transfer_probe:
         probe="<results>/probes/{probe}/probe.json",
         weights="<results>/probes/{probe}/probe.safetensors",
         of_probe="<results>/probes/{probe}/manifest.json",
-        prompts=of_targets("<results>/prompts/{model}/{dataset}/{wording}/val.parquet"),
-        states=ancient(
-            of_targets("<results>/hiddens/{model}/{dataset}/{wording}/val.safetensors")
+        prompts=INPUTS.of_targets(
+            "<results>/prompts/{model}/{dataset}/{wording}/val.parquet"
         ),
-        lineage=of_targets(
+        states=ancient(
+            INPUTS.of_targets(
+                "<results>/hiddens/{model}/{dataset}/{wording}/val.safetensors"
+            )
+        ),
+        lineage=INPUTS.of_targets(
             "<results>/hiddens/{model}/{dataset}/{wording}/val.manifest.json"
         ),
-        script=script_path("transfer_probe"),
-        code=imports("transfer_probe"),
+        script=code_inputs.script_path("transfer_probe"),
+        code=code_inputs.imports("transfer_probe"),
     output:
         table=ensure("<results>/probes/{probe}/transfer.csv", non_empty=True),
         manifest="<results>/probes/{probe}/transfer.manifest.json",
@@ -102,13 +108,64 @@ rule transfer_probe:
     conda:
         "../../envs/train.yaml"
     params:
-        settings=settings("probes/{probe}"),
-        names=lambda wildcards: [
-            wildcards.probe,
-            *CONFIG.probes[wildcards.probe].transfer,
-        ],
+        settings=INPUTS.section("probes/{probe}"),
+        names=INPUTS.targets,
+        folder=subpath(input.probe, parent=True),
     shell:
-        'python {input.script:q} --settings {params.settings:q} --probe "$(dirname {input.probe:q})"'
+        "python {input.script:q} --settings {params.settings:q} --probe {params.folder:q}"
         " --names {params.names:q} --prompts {input.prompts:q} --states {input.states:q}"
         " --lineage {input.of_probe:q} {input.lineage:q}"
         " --output {output.table:q} --manifest {output.manifest:q} >{log:q} 2>&1"
+
+
+rule fresh_probe:
+    """Read the tuned model with the frozen probe and with a fresh one: is the truth hidden, or kept?"""
+    input:
+        probe=INPUTS.of_run("<results>/probes/{probe}/probe.json"),
+        weights=INPUTS.of_run("<results>/probes/{probe}/probe.safetensors"),
+        probe_manifest=INPUTS.of_run("<results>/probes/{probe}/manifest.json"),
+        train_prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{probed}/train.parquet"
+        ),
+        val_prompts=INPUTS.of_run(
+            "<results>/prompts/{policy}/{dataset}/{probed}/val.parquet"
+        ),
+        train_states=ancient(
+            INPUTS.of_run(
+                "<results>/hiddens_tuned/{run}/seed{seed}/{probed}/train.safetensors"
+            )
+        ),
+        val_states=ancient(
+            INPUTS.of_run(
+                "<results>/hiddens_tuned/{run}/seed{seed}/{probed}/val.safetensors"
+            )
+        ),
+        train_lineage=INPUTS.of_run(
+            "<results>/hiddens_tuned/{run}/seed{seed}/{probed}/train.manifest.json"
+        ),
+        val_lineage=INPUTS.of_run(
+            "<results>/hiddens_tuned/{run}/seed{seed}/{probed}/val.manifest.json"
+        ),
+        script=code_inputs.script_path("fresh_probe"),
+        code=code_inputs.imports("fresh_probe"),
+    output:
+        figures="<results>/runs/{run}/seed{seed}/fresh_probe.json",
+        manifest="<results>/runs/{run}/seed{seed}/fresh_probe.manifest.json",
+    log:
+        "<logs>/runs/{run}/seed{seed}/fresh_probe.log",
+    benchmark:
+        "<benchmarks>/runs/{run}/seed{seed}/fresh_probe.tsv"
+    conda:
+        "../../envs/train.yaml"
+    threads: CORES
+    params:
+        settings=INPUTS.section("probes/{probe}"),
+        policy=INPUTS.section("runs/{run}/policy"),
+        folder=subpath(input.probe, parent=True),
+    shell:
+        "python {input.script:q} --settings {params.settings:q} --probe {params.folder:q}"
+        " --policy {params.policy:q}"
+        " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
+        " --train-states {input.train_states:q} --val-states {input.val_states:q}"
+        " --lineage {input.probe_manifest:q} {input.train_lineage:q} {input.val_lineage:q}"
+        " --output {output.figures:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -1,4 +1,4 @@
-"""Stage 5: reward tables.
+"""Stage 5: rewards.
 
 Needs a probe and the hidden states of a split under the wordings it reads.
 Makes <results>/rewards/{probe}/{dataset}/{split}.parquet (id, rewards of the answers in order, label for diagnosis) and
@@ -23,30 +23,32 @@ rule score_shard:
         probe="<results>/probes/{probe}/probe.json",
         weights="<results>/probes/{probe}/probe.safetensors",
         manifest="<results>/probes/{probe}/manifest.json",
-        prompts=of_wordings(
+        prompts=INPUTS.of_probe(
             "<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet",
-            first_only=True,
+            rewarded=True,
         ),
         states=ancient(
-            of_wordings(
+            INPUTS.of_probe(
                 "<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors",
-                first_only=True,
+                rewarded=True,
             )
         ),
-        lineage=of_wordings(
+        lineage=INPUTS.of_probe(
             "<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json",
-            first_only=True,
+            rewarded=True,
         ),
-        script=script_path("score_shard"),
-        code=imports("score_shard"),
+        script=code_inputs.script_path("score_shard"),
+        code=code_inputs.imports("score_shard"),
     output:
         odds=temp("<results>/rewards/{probe}/{dataset}/{split}.{scatteritem}.parquet"),
     log:
         "<logs>/rewards/{probe}/{dataset}/{split}.{scatteritem}.log",
     conda:
         "../../envs/train.yaml"
+    params:
+        folder=subpath(input.probe, parent=True),
     shell:
-        'python {input.script:q} --probe "$(dirname {input.probe:q})" --prompts {input.prompts:q}'
+        "python {input.script:q} --probe {params.folder:q} --prompts {input.prompts:q}"
         " --states {input.states:q} --shard {wildcards.scatteritem:q} --odds {output.odds:q} >{log:q} 2>&1"
 
 
@@ -55,24 +57,24 @@ rule score_answers:
     input:
         probe="<results>/probes/{probe}/probe.json",
         weights="<results>/probes/{probe}/probe.safetensors",
-        prompts=of_wordings(
+        prompts=INPUTS.of_probe(
             "<results>/prompts/{model}/{dataset}/{wording}/{split}.parquet",
-            first_only=True,
+            rewarded=True,
         ),
         states=ancient(
-            of_wordings(
+            INPUTS.of_probe(
                 "<results>/hiddens/{model}/{dataset}/{wording}/{split}.safetensors",
-                first_only=True,
+                rewarded=True,
             )
         ),
-        lineage=of_wordings(
+        lineage=INPUTS.of_probe(
             "<results>/hiddens/{model}/{dataset}/{wording}/{split}.manifest.json",
-            first_only=True,
+            rewarded=True,
         ),
         manifest="<results>/probes/{probe}/manifest.json",
         shards=SHARDS if len(SHARDS) > 1 else [],
-        script=script_path("score_answers"),
-        code=imports("score_answers"),
+        script=code_inputs.script_path("score_answers"),
+        code=code_inputs.imports("score_answers"),
     output:
         rewards="<results>/rewards/{probe}/{dataset}/{split}.parquet",
         manifest="<results>/rewards/{probe}/{dataset}/{split}.manifest.json",
@@ -80,7 +82,9 @@ rule score_answers:
         "<logs>/rewards/{probe}/{dataset}/{split}.log",
     conda:
         "../../envs/train.yaml"
+    params:
+        folder=subpath(input.probe, parent=True),
     shell:
-        'python {input.script:q} --probe "$(dirname {input.probe:q})" --prompts {input.prompts:q}'
+        "python {input.script:q} --probe {params.folder:q} --prompts {input.prompts:q}"
         " --states {input.states:q} --lineage {input.manifest:q} {input.lineage:q}"
         " --shards {input.shards:q} --rewards {output.rewards:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -1,7 +1,22 @@
 """What is checked before anything runs: files, columns, labels and templates that the config names."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from elkflow.common.errors import UserError
 from elkflow.config.config import Config
+
+
+def load(raw: Mapping[str, Any], files: bool = True) -> Config:
+    """The checked config behind a parsed YAML file, with `files` also the files that it names.
+
+    Raises:
+        UserError: the first thing wrong.
+    """
+    config = Config.load(raw)
+    if files:
+        preflight(config)
+    return config
 
 
 def preflight(config: Config) -> None:
