@@ -58,8 +58,6 @@ def test_one_bad_step_is_noise():
     ("settings", "metrics", "words"),
     [
         ({"entropy": 0.1}, {"answer_entropy": 0.01}, "entropy"),
-        ({"yes_rate": 0.02}, {"yes_rate": 0.995}, "nearly all answers are the same"),
-        ({"yes_rate": 0.02}, {"yes_rate": 0.005}, "nearly all answers are the same"),
         ({"kl": 2.0}, {"kl_k3": 2.5}, "KL"),
         ({"valid": 0.5}, {"valid": 0.4}, "valid"),
         ({"reward_drop": 0.2}, {"reward": 0.45}, "peak"),
@@ -73,6 +71,18 @@ def test_every_limit_is_watched_and_can_be_switched_off(settings, metrics, words
     assert words in [again.judge(step) for step in curve][-1]
     off = CollapseWatch(SentinelSettings(**{name: None for name in settings}))
     assert not any(off.judge(step) for step in curve)
+
+
+def test_one_answer_to_everything_is_a_collapse_only_if_the_rewards_ask_for_others():
+    """By default, for twice the window; not where the rewards prefer that answer nearly always, or are unknown."""
+    stuck = HEALTHY | {"one_answer": 0.99, "preferred": 0.5}
+    found = [CollapseWatch(SentinelSettings())]
+    judged = [found[0].judge(step) for step in [HEALTHY] * 4 + [stuck] * 6]
+    assert judged[:9] == [None] * 9
+    assert "one answer is given to 99.0% of the questions for 6 steps, though the rewards prefer it to 50%" in judged[9]
+    for fine in (stuck | {"preferred": 0.95}, HEALTHY | {"one_answer": 0.99}):
+        watching = CollapseWatch(SentinelSettings())
+        assert not any(watching.judge(step) for step in [fine] * 10)
 
 
 @pytest.mark.parametrize("name", ["reward", "policy_loss", "gradient_norm"])

@@ -71,8 +71,9 @@ class SentinelSettings(Settings):
     """Largest fall of the mean reward from its best running mean (in units of the reward)."""
     entropy: NonNegativeFloat | None = None
     """Lowest entropy of the distribution of allowed answers, in nats."""
-    yes_rate: Fraction | None = None
-    """Smallest distance of the yes-rate from 0 and 1: below it a policy gives everything the same answer."""
+    one_answer: Fraction | None = 0.98
+    """Largest share of one allowed answer, while the rewards prefer that answer to at most nine questions in ten; for
+    twice the window."""
     kl: PositiveFloat | None = 50.0
     """Largest KL from the reference, in nats per response."""
     action: Literal["stop", "lower_rate"] = "stop"
@@ -122,8 +123,19 @@ class PPOSettings(Settings):
     # PPO
     ppo_epochs: PositiveInt = 2
     """Optimisation epochs over each rollout."""
+    actions: Literal["sampled", "all"] = "sampled"
+    """`sampled`: one response per prompt, and a critic. `all`: every allowed answer counts with its probability, and
+    the exact value takes the critic's place (expected policy gradients); needs a table of rewards."""
+    warm_start: NonNegativeInt = 0
+    """Steps, at a third of the learning rate, that first make all allowed answers equally likely, whatever their
+    reward: gradients vanish where one answer has all the probability. With `actions: all` or `algorithm: exact`."""
+    balance_coefficient: NonNegativeFloat = 0.0
+    """Weight of KL(uniform over allowed answers || policy), for `actions: all`. Unlike that of an entropy bonus, its
+    gradient does not vanish where one answer has all the probability."""
     clip: PositiveFloat = 0.2
     """Probability ratios (new to old policy) are clipped to 1 ± this."""
+    clip_high: PositiveFloat | None = None
+    """Upper limit instead: 1 + this. Larger than `clip` it lets unlikely answers grow (DAPO). For `actions: all`."""
     value_clip: PositiveFloat | None = 0.2
     """Values are clipped to within this distance of the rollout's; null: no clipping."""
     value_coefficient: NonNegativeFloat = 0.1
@@ -190,6 +202,8 @@ class PPOSettings(Settings):
             raise ValueError(f"accumulation: {self.accumulation} does not divide the {minibatch} rows of a minibatch")
         if self.train == "layers" and self.layers == "all":
             raise ValueError("layers: `train: layers` needs a number of blocks (or use `train: full`)")
+        if self.warm_start and self.steps is not None and self.warm_start >= self.steps:
+            raise ValueError(f"warm_start: {self.warm_start} of {self.steps} steps leave none to train in")
         if self.train == "full" and self.layers != "all":
             raise ValueError("layers: `train: full` trains all of them (or use `train: layers`)")
         return self
@@ -208,8 +222,10 @@ class RunSettings(Settings):
     """Wording of the training prompts."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     """Each seed makes its own run."""
-    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
-    """`ppo` is elkflow's own; `rloo` and `grpo` are TRL's trainers on the same reward."""
+    algorithm: Literal["ppo", "exact", "rloo", "grpo"] = "ppo"
+    """`ppo` is elkflow's own. `exact` fits, by forward KL, the known optimum of what PPO maximises (the reward less
+    `kl.coefficient` times KL): a control that needs no RL, for a closed set of answers. `rloo` and `grpo` are TRL's
+    trainers on the same reward."""
     reward: str = Field(default="table", pattern=r"^(table|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
     """`table`: the probe's scores of all allowed answers, computed beforehand; or your own `module:function`, called as
     `function(prompts, responses)`, which returns one number per response."""
@@ -224,3 +240,16 @@ class RunSettings(Settings):
         if len(set(seeds)) < len(seeds):
             raise ValueError("seeds must differ")
         return seeds
+
+    @model_validator(mode="after")
+    def _closed_sets_have_tables(self) -> "RunSettings":
+        closed = self.algorithm == "exact" or (self.algorithm == "ppo" and self.ppo.actions == "all")
+        key = "algorithm: exact" if self.algorithm == "exact" else "ppo.actions: all"
+        if closed and self.reward != "table":
+            raise ValueError(f"reward: {key} needs the rewards of all allowed answers: `table`, not {self.reward!r}")
+        if self.algorithm == "exact" and (not self.ppo.kl.coefficient or self.ppo.kl.control != "fixed"):
+            raise ValueError("ppo.kl: algorithm: exact needs a fixed coefficient above 0; its optimum is defined by it")
+        for name in ("warm_start", "balance_coefficient", "clip_high"):
+            if getattr(self.ppo, name) and not closed:
+                raise ValueError(f"ppo.{name}: needs `ppo.actions: all` or `algorithm: exact`")
+        return self

@@ -6,6 +6,9 @@ from typing import Any
 
 from elkflow.config.ppo import SentinelSettings
 
+OFTEN = 0.9
+"""Share of questions to which the rewards may prefer an answer for "the same to everything" to be a collapse."""
+
 
 class CollapseWatch:
     """Reads the metrics of every step and says when a run has collapsed.
@@ -41,15 +44,16 @@ class CollapseWatch:
             "valid": limits.valid is not None and self.seen_valid and metrics["valid"] < limits.valid,
             "reward_drop": limits.reward_drop is not None and metrics["reward"] < self.peak - limits.reward_drop,
             "entropy": limits.entropy is not None and metrics["answer_entropy"] < limits.entropy,
-            "yes_rate": limits.yes_rate is not None
-            and min(metrics["yes_rate"], 1 - metrics["yes_rate"]) < limits.yes_rate,
+            "one_answer": limits.one_answer is not None
+            and metrics.get("one_answer", 0) >= limits.one_answer
+            and metrics.get("preferred", 1) <= OFTEN,
             "kl": limits.kl is not None and metrics["kl_k3"] > limits.kl,
         }
         if len(self.recent) == window:
             self.peak = max(self.peak, mean)
         self.broken = {name: self.broken.get(name, 0) + 1 for name, bad in checks.items() if bad}
         for name, count in self.broken.items():
-            if count >= window:
+            if count >= (2 * window if name == "one_answer" else window):
                 return self._explain(name, metrics)
         return None
 
@@ -64,7 +68,8 @@ class CollapseWatch:
             "reward_drop": f"the reward ({metrics['reward']:.3f}) has been more than {limits.reward_drop} below its "
             f"peak ({self.peak:.3f}) {steps}",
             "entropy": f"the answers' entropy ({metrics['answer_entropy']:.3f}) is below {limits.entropy} {steps}",
-            "yes_rate": f"nearly all answers are the same (yes-rate {metrics['yes_rate']:.3f}) {steps}",
+            "one_answer": f"one answer is given to {metrics.get('one_answer', 0):.1%} of the questions for"
+            f" {2 * limits.window} steps, though the rewards prefer it to {metrics.get('preferred', 1):.0%}",
             "kl": f"KL from the reference ({metrics['kl_k3']:.3f}) has been above {limits.kl} {steps}",
         }[name]
 

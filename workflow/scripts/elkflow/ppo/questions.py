@@ -59,6 +59,17 @@ def read_questions(path: Path, tokenizer: PreTrainedTokenizerBase, max_new_token
     return Questions(ids, prompts, answers, labels, tokens)
 
 
+def preferred_answers(questions: Questions, rewards: Rewards) -> list[int] | None:
+    """Index of every question's answer with the highest reward; None where rewards are not a table."""
+    if not isinstance(rewards, TableRewards):
+        return None
+    rows = (rewards.table[prompt] for prompt in questions.prompts)
+    return [
+        max(range(len(texts)), key=lambda i, row=row, texts=texts: row[texts[i].strip()])  # type: ignore[misc]
+        for row, texts in zip(rows, questions.answers, strict=True)
+    ]
+
+
 def table_rewards(path: Path, questions: Questions, invalid: float) -> TableRewards:
     """The reward table of the same split.
 

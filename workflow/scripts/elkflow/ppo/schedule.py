@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import PPOSettings
@@ -27,13 +28,27 @@ def total_steps(settings: PPOSettings, prompts: int) -> int:
     return steps
 
 
-def batch_rows(prompts: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Indices of a step's prompts: shuffled passes over all of them, one after another."""
+def batch_rows(prompts: int, batch_size: int, step: int, seed: int, strata: Sequence[int] | None = None) -> list[int]:
+    """Indices of a step's prompts: shuffled passes over all of them, one after another.
+
+    Args:
+        strata: a class of each prompt; every stretch of a pass then holds as many of each class as all prompts do, to
+            within one. Without, the classes' shares differ from batch to batch by chance.
+    """
     places = range(step * batch_size, (step + 1) * batch_size)
-    passes = {
-        number: np.random.default_rng([seed, number]).permutation(prompts) for number in {p // prompts for p in places}
-    }
+    passes = {number: _shuffled(prompts, seed, number, strata) for number in {p // prompts for p in places}}
     return [int(passes[place // prompts][place % prompts]) for place in places]
+
+
+def _shuffled(prompts: int, seed: int, number: int, strata: Sequence[int] | None) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, number]).permutation(prompts)
+    if strata is None:
+        return order
+    classes, place = np.asarray(strata)[order], np.empty(prompts)
+    for each in np.unique(classes):
+        members = np.flatnonzero(classes == each)
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(place, kind="stable")]
 
 
 def parts(lengths: Sequence[int], minibatch: int, accumulation: int, process: int, processes: int) -> list[list[int]]:
@@ -63,7 +78,10 @@ def derive_seed(*parts: int) -> int:
 
 
 def lr_factor(step: int, steps: int, settings: PPOSettings) -> float:
-    """Factor on the learning rate at a step: linear warm-up, then as the schedule says."""
+    """Factor on the learning rate at a step: a third in a warm start, linear warm-up, then as the schedule says."""
+    if step < settings.warm_start:
+        return 1 / 3
+    step, steps = step - settings.warm_start, steps - settings.warm_start
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     done = (step - settings.warmup) / max(1, steps - settings.warmup)

@@ -24,10 +24,10 @@ from elkflow.ppo import checkpoints, schedule
 from elkflow.ppo.collapse_watch import CollapseWatch
 from elkflow.ppo.objective import KLController
 from elkflow.ppo.policy import Policy
-from elkflow.ppo.questions import Questions, Rewards
+from elkflow.ppo.questions import Questions, Rewards, preferred_answers
 from elkflow.ppo.rollout import Answers, Sampling, end_tokens, generate, response_mask, response_text
 from elkflow.ppo.step_log import StepLog
-from elkflow.ppo.step_metrics import gold_accuracy
+from elkflow.ppo.step_metrics import gold_accuracy, preferred_share
 from elkflow.ppo.trunk import Memory
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Session:
         self.policy, self.tokenizer, self.settings, self.seed = policy, tokenizer, settings, seed
         self.questions, self.rewards = questions, rewards
         self.held_out, self.held_out_rewards = held_out, held_out_rewards
+        self.preferred = preferred_answers(questions, rewards)
         self.folder, self.fingerprint, self.stopping = folder, fingerprint, stopping
         self.accelerator = accelerator or Accelerator(cpu=policy.device.type == "cpu")
         self.steps = schedule.total_steps(settings, len(questions))
@@ -167,6 +168,8 @@ class Session:
         """
         settings = self.settings
         self.progress = replace(self.progress, step=self.progress.step + 1)
+        if self.preferred:
+            metrics = {"preferred": preferred_share(answers, self.questions, self.preferred)} | metrics
         if self.collapse_watch and not collapse:
             collapse = self.collapse_watch.judge(metrics)
         # for the record: nothing below acts on it

@@ -30,7 +30,19 @@ def answer_metrics(batch: Answers, questions: Questions) -> dict[str, float]:
         "valid": sum(index >= 0 for index in given) / count,
         "yes_rate": sum(index == len(allowed) - 1 for index, allowed in zip(given, answers, strict=True)) / count,
         "answer_entropy": float(-(shares * shares.log()).sum()),
+        "one_answer": max(given.count(index) for index in range(max(map(len, answers)))) / count,
     }
+
+
+def preferred_share(batch: Answers, questions: Questions, preferred: list[int]) -> float:
+    """Share of the batch's questions to which the rewards prefer the answer that the policy gives most often."""
+    given = [
+        questions.answers[row].index(text)
+        for text, row in zip(batch.responses, batch.rows, strict=True)
+        if text in questions.answers[row]
+    ]
+    most = max(set(given), key=given.count) if given else -1
+    return sum(preferred[row] == most for row in batch.rows) / len(batch.rows)
 
 
 def rollout_metrics(batch: Rollout, questions: Questions) -> dict[str, float]:

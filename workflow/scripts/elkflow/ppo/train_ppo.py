@@ -24,6 +24,7 @@ from elkflow.config.ppo import PPOSettings
 from elkflow.models.load import load_model, model_kind
 from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo import schedule
+from elkflow.ppo.closed_trainer import ClosedTrainer
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import Questions, Rewards, read_questions, table_rewards
 from elkflow.ppo.session import Progress, Session
@@ -108,7 +109,9 @@ def train_run(
     session.start()
     if trackers:
         accelerator.init_trackers("trackers", {"seed": seed, "settings": settings.model_dump_json()})
-    if algorithm == "ppo":
+    if algorithm == "exact" or (algorithm == "ppo" and settings.actions == "all"):
+        outcome = ClosedTrainer(session, algorithm).train()
+    elif algorithm == "ppo":
         outcome = Trainer(session).train()
     else:
         from elkflow.ppo.trl_trainers import train_grouped  # TRL takes seconds to import
