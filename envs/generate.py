@@ -24,7 +24,19 @@ LOCK = FOLDER.parent / "requirements.txt"
 # CUDA's own packages follow from torch's build, which differs between machines: pip picks them.
 HARDWARE = ("nvidia-", "cuda-", "triton")
 
-BASE = ["pydantic", "pyyaml", "jinja2", "tqdm", "packaging", "numpy", "scipy", "pandas", "pyarrow", "safetensors"]
+BASE = [
+    "pydantic",
+    "pyyaml",
+    "jinja2",
+    "tqdm",
+    "packaging",
+    "numpy",
+    "scipy",
+    "statsmodels",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+]
 MODELS = ["torch", "transformers", "accelerate", "peft", "bitsandbytes", "gguf", "scikit-learn"]
 ENVIRONMENTS = {
     "base": [*BASE, "datasets", "transformers", "scikit-learn", "matplotlib", "altair", "vl-convert-python"],

@@ -205,7 +205,7 @@ def calibrated_ece(probabilities: ArrayLike, draws: int = 1000, seed: int = 0) -
     """
     probabilities = np.asarray(probabilities, dtype=float)
     random = np.random.default_rng(seed)
-    found = [ece(probabilities, random.random(len(probabilities)) < probabilities) for _ in range(draws)]
+    found = [float(ece(probabilities, random.random(len(probabilities)) < probabilities)) for _ in range(draws)]
     return float(np.mean(found)), float(np.quantile(found, 0.95))
 
 
