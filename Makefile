@@ -24,7 +24,7 @@ run: $(READY) ## run the workflow on config/config.yaml: data to verdict
 	snakemake --cores all
 
 test: $(READY) ## run the test suite
-	OMP_NUM_THREADS=1 python -m pytest  # tiny models: a second thread only waits for the first
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile  # tiny models: a process for each core, of one thread
 
 slow: $(READY) ## run the tests that take minutes: a real Slurm, an environment for every rule, a cache between workflows
 	ELKFLOW_TEST_SLOW=1 OMP_NUM_THREADS=1 python -m pytest tests/slurm tests/portability tests/conda

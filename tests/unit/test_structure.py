@@ -85,7 +85,7 @@ def test_rooms_hold_the_modules_and_their_init_files_nothing():
 def test_rule_script_and_module_share_a_name():
     """Of every script that a rule starts; what no rule starts is for people."""
     rules = "".join(path.read_text(encoding="utf-8") for path in RULES)
-    started = set(re.findall(r"script_path\(\"(\w+)\"\)", rules))
+    started = set(re.findall(r"script=code_inputs.script_path\(\"(\w+)\"\)", rules))
     assert len(started) > 15
     modules = {path.stem for path in LIBRARY}
     for name in started:

@@ -161,11 +161,13 @@ RUN = {"policy": "m", "probe": "p", "dataset": "d", "wording": "w"}
     [
         (
             {"algorithm": "exact", "reward": "mine:f"},
-            "reward: algorithm: exact needs the rewards of all allowed answers",
+            "algorithm: exact needs the rewards of all allowed answers",
         ),
-        ({"ppo": {"steps": 2, "actions": "all"}, "reward": "mine:f"}, "reward: ppo.actions: all needs the rewards"),
+        (
+            {"ppo": {"steps": 2, "actions": "all"}, "reward": "mine:f"},
+            "for a reward of your own set `actions: sampled`",
+        ),
         ({"algorithm": "exact", "ppo": {"steps": 2, "kl": {"coefficient": 0}}}, "needs a fixed coefficient above 0"),
-        ({"ppo": {"steps": 2, "warm_start": 1}}, "ppo.warm_start: needs `ppo.actions: all`"),
         ({"ppo": {"steps": 2, "actions": "all", "warm_start": 2}}, "2 of 2 steps leave none to train in"),
     ],
 )

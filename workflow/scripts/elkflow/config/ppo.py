@@ -243,13 +243,10 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _closed_sets_have_tables(self) -> "RunSettings":
-        closed = self.algorithm == "exact" or (self.algorithm == "ppo" and self.ppo.actions == "all")
-        key = "algorithm: exact" if self.algorithm == "exact" else "ppo.actions: all"
-        if closed and self.reward != "table":
-            raise ValueError(f"reward: {key} needs the rewards of all allowed answers: `table`, not {self.reward!r}")
+        if self.algorithm == "exact" and self.reward != "table":
+            raise ValueError("algorithm: exact needs the rewards of all allowed answers: `reward: table`")
+        if self.algorithm == "ppo" and self.ppo.actions == "all" and self.reward != "table":
+            raise ValueError("ppo.actions: all needs `reward: table`; for a reward of your own set `actions: sampled`")
         if self.algorithm == "exact" and (not self.ppo.kl.coefficient or self.ppo.kl.control != "fixed"):
             raise ValueError("ppo.kl: algorithm: exact needs a fixed coefficient above 0; its optimum is defined by it")
-        for name in ("warm_start", "balance_coefficient", "clip_high"):
-            if getattr(self.ppo, name) and not closed:
-                raise ValueError(f"ppo.{name}: needs `ppo.actions: all` or `algorithm: exact`")
         return self
