@@ -33,7 +33,6 @@ from typing import Any
 import trl_environment
 
 from elkflow.common.files import read_json, read_table, write_json
-from elkflow.common.memory import HUGE_PAGES
 from elkflow.models.tokens import encode_answer, encode_prompt, load_tokenizer
 from elkflow.ppo import schedule
 from elkflow.rewards import probe_reward
@@ -63,7 +62,7 @@ class Worker:
     def __init__(self, side: str, job: dict[str, Any]):
         script = HERE / {"peer": "ppo_trl.py", "ours": "ppo_ours.py"}[side]
         python = trl_environment.python() if side == "peer" else sys.executable
-        library = {} if side == "peer" else {"PYTHONPATH": str(HERE.parent / "workflow" / "scripts")} | HUGE_PAGES
+        library = {} if side == "peer" else {"PYTHONPATH": str(HERE.parent / "workflow" / "scripts")}
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | library
         self.process = subprocess.Popen(
             [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -15,7 +15,7 @@ from snakemake import exceptions
 # This folder, not the main Snakefile's: another workflow may import this one as a module.
 sys.path.insert(0, str(pathlib.Path(str(workflow.current_basedir)).parent / "scripts"))
 
-from elkflow.common import code_inputs, errors, memory, paths
+from elkflow.common import code_inputs, errors, paths
 from elkflow.orchestration import (
     future_timestamps,
     job_lines,
@@ -25,10 +25,6 @@ from elkflow.orchestration import (
     slurm,
     snakemake_lock,
 )
-
-# For the scripts, which are processes of their own.
-for name, value in memory.HUGE_PAGES.items():
-    os.environ.setdefault(name, value)
 
 try:
     CONFIG = preflight.load(config, files=workflow.is_main_process)

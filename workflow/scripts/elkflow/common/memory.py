@@ -6,10 +6,6 @@ import sys
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
 """glibc's option numbers (malloc.h)."""
 
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Environment of a process that asks the kernel for 2 MB pages: with 4 KB pages, a few percent of the time spent on
-activations goes to page-table lookups. Read once, when a process starts."""
-
 
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory for later tensors; without glibc, do nothing.
