@@ -1,5 +1,6 @@
 """README, docs and CONTRIBUTING are true: links lead somewhere, configs load, snippets run, commands exist."""
 
+import ast
 import copy
 import json
 import os
@@ -306,6 +307,27 @@ def test_the_rooms_are_drawn_as_they_import_and_all_are_listed():
     assert drawn in page, "run `python docs/dev/architecture.py --write`"
     rooms = sorted(path.parent.name for path in ROOT.glob("workflow/scripts/elkflow/*/__init__.py"))
     assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == rooms
+
+
+def defined(path: Path) -> set[str]:
+    """Names of a module's classes and functions, and of its classes' methods."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    inner = [(node, child) for node in tree.body if isinstance(node, ast.ClassDef) for child in node.body]
+    names = {node.name for node in tree.body if isinstance(node, kinds)}
+    return names | {f"{node.name}.{child.name}" for node, child in inner if isinstance(child, kinds)}
+
+
+def test_the_walks_name_what_is_there_and_enter_each_room_once():
+    page = (ROOT / "docs" / "dev" / "architecture.md").read_text(encoding="utf-8")
+    library = ROOT / "workflow" / "scripts" / "elkflow"
+    for file, names in re.findall(r"`(\w+/\w+\.py)`:\s+((?:`[\w.]+`(?:,\s+)?)+)", page):
+        assert not set(re.findall(r"[\w.]+", names)) - defined(library / file), file
+    for file in re.findall(r"`(\w+/\w+\.py)`", page):
+        assert (library / file).is_file(), file
+    for walk in page.split("\n## ")[-2:]:
+        entered = re.findall(r"^\d\. \*\*`(\w+)`\*\*", walk, re.MULTILINE)
+        assert len(entered) == len(set(entered)) >= 4
 
 
 def test_licences_are_those_of_the_lock():
