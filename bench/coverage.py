@@ -1,9 +1,11 @@
 """Whether the verdict's intervals cover and its tests keep their size: nominal against found, by simulation.
 
     PYTHONPATH=workflow/scripts python bench/coverage.py [--simulations 1000] [--output results/bench/coverage.json]
+    PYTHONPATH=workflow/scripts python bench/coverage.py --naive results
 
 Group sizes are those of the quickstart's countries. Every row prints what was claimed, what was found, over how many
-simulations, and the standard error of what was found.
+simulations, and the standard error of what was found. `--naive` prints instead what McNemar's test, which takes each
+question for independent, would have said of a finished summary's wordings.
 """
 
 import argparse
@@ -17,8 +19,11 @@ from scipy import stats
 from scipy.special import expit
 
 from elkflow.common import inference
-from elkflow.common.files import write_json
-from elkflow.common.metrics import auroc, ece
+from elkflow.common.files import read_json, write_json
+from elkflow.common.metrics import auroc, auroc_difference, ece, holm
+from elkflow.summary.comparison import compare, pair_samples
+from elkflow.summary.plan import Plan
+from elkflow.summary.results import base_folder, read_suite, tuned_folder
 
 SIZES = np.array([2, 6, 8, 8, 10, 12, 12, 12, 14, 16, 16, 18, 22])
 """Questions of a country."""
@@ -133,13 +138,9 @@ def aurocs(random: np.random.Generator, count: int) -> Iterator[Row]:
             labels = np.arange(len(group)) % 2
             common = random.normal(size=len(group))
             both = [0.7 * common + 0.71 * random.normal(size=len(group)) + 1.8 * labels for _ in range(2)]
-            found.append(inference.jackknife(difference_of_aurocs, *both, labels, groups=group))
+            found.append(inference.jackknife(auroc_difference, *both, labels, groups=group))
         yield Row(f"difference of two probes' AUROC, {groups} groups: interval", ".95", covers(found, 0.0), count)
         yield Row(f"difference of two probes' AUROC, {groups} groups: test", ".05", rejects(found), count)
-
-
-def difference_of_aurocs(first, second, labels, weights=None):
-    return auroc(second, labels, weights=weights) - auroc(first, labels, weights=weights)
 
 
 def calibration(random: np.random.Generator, count: int) -> Iterator[Row]:
@@ -207,11 +208,38 @@ def rejects(found: list[inference.Estimate]) -> float:
 PARTS = (paired_gains, shares, seeds, aurocs, calibration, copies, draws)
 
 
+def print_naive_tests(results: Path) -> None:
+    """The p-values of every wording by groups, and by McNemar's exact test on its questions."""
+    plan = Plan.model_validate(read_json(results / "summary" / "manifest.json")["settings"])
+    table = compare(plan, results)
+    for training in plan.trainings():
+        own = table[(table["run"] == training.run) & (table["seed"] == training.seed)].to_dict("records")
+        naive = []
+        for row in own:
+            folders = (base_folder(results, training, row["suite"]), tuned_folder(results, training, row["suite"]))
+            base, tuned = pair_samples(*(read_suite(folder)[1] for folder in folders), row["task"])
+            if base["correct"].notna().all():
+                lost, won = ((a["correct"] & ~b["correct"]).sum() for a, b in ((base, tuned), (tuned, base)))
+                row["changed"] = f"{won} to right, {lost} to wrong"
+                naive.append(float(stats.binomtest(int(won), int(won + lost)).pvalue) if won + lost else 1.0)
+            else:
+                naive.append(row["p_value"])
+        for row, p_value, corrected in zip(own, naive, holm(naive), strict=True):
+            if row["kind"] != "general":
+                gain = [f"{100 * row[name]:+.1f}" for name in ("difference", "ci_low", "ci_high")]
+                print(f"{row['run']}, seed {row['seed']}, {row['task']}: {gain[0]} [{gain[1]}, {gain[2]}] points")
+                print(f"  {row['method']}: p {row['p_value']:.2g}, after Holm {row['p_holm']:.2g}")
+                print(f"  McNemar on questions ({row['changed']}): p {p_value:.2g}, after Holm {corrected:.2g}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--output", type=Path, default=Path("results/bench/coverage.json"))
+    parser.add_argument("--naive", type=Path, metavar="RESULTS", help="folder of finished results")
     given = parser.parse_args()
+    if given.naive:
+        return print_naive_tests(given.naive)
     random, rows = np.random.default_rng(2026), []
     print(f"{'':72}nominal  found  simulations  standard error")
     for part in PARTS:

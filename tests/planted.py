@@ -77,7 +77,7 @@ def write_split(folder, name, labels, states, *, zero_shot=None, wordings=("plai
     return Split(rows, prompts, files, np.asarray(labels))
 
 
-BASE = {"model": "tiny", "dataset": "made_up", "wording": "plain", "bootstrap": 100, "draws": 5}
+BASE = {"model": "tiny", "dataset": "made_up", "wording": "plain", "draws": 5, "gate": {"margin": 0.0}}
 
 
 def train(folder, splits, paths=None, **changes):

@@ -27,7 +27,7 @@ def tiny_config() -> dict:
     (dataset,) = config["datasets"].values()
     dataset["split"] |= {"train": 80, "ppo": 64, "val": 40}
     (probe,) = config["probes"].values()
-    probe |= {"allow_weak_probe": True, "bootstrap": 100, "draws": 2}
+    probe |= {"allow_weak_probe": True, "draws": 2}
     (run,) = config["runs"].values()
     run["ppo"] |= {"steps": 4, "batch_size": 8, "minibatch_size": 8, "layers": 2, "evaluate_rows": 8}
     return config

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     checked, wrong = recompute_independently(results)
     if wrong:
         raise UserError("numbers that independent code computes differently:\n  " + "\n  ".join(wrong))
-    print(f"{checked} main numbers, computed with pandas and scikit-learn alone: the same")
+    print(f"{checked} main numbers, computed with pandas, statsmodels and scikit-learn alone: the same")
 
 
 if __name__ == "__main__":

@@ -40,8 +40,6 @@ def main(argv: list[str] | None = None) -> None:
         saved_probe.load_probe(arguments.probe),
         targets,
         folder=arguments.probe,
-        resample=settings.bootstrap,
-        seed=settings.seed,
     )
     write_text(arguments.output, table.to_csv(index=False))
     write_manifest(

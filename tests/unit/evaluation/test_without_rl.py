@@ -20,6 +20,15 @@ def test_best_of_n_by_hand():
     assert 1 - twice.sum() == pytest.approx(0.3**2)
 
 
+def test_answers_of_equal_reward_share_whatever_their_order():
+    probabilities, rewards = np.array([[0.5, 0.2, 0.2]]), np.array([[0.9, 0.9, 0.1]])
+    found = without_rl.best_of_n(probabilities, rewards, 2)[0]
+    assert found[:2].sum() == pytest.approx(1 - 0.3**2) and found[0] / found[1] == pytest.approx(0.5 / 0.2)
+    assert without_rl.best_of_n(probabilities[:, ::-1], rewards[:, ::-1], 2)[0] == pytest.approx(found[::-1])
+    alike = without_rl.best_of_n(np.ones((1, 2)), np.zeros((1, 2)), 1)
+    assert alike == pytest.approx(0.5), "neither of two answers is preferred"
+
+
 def test_best_of_n_agrees_with_drawing():
     random = np.random.default_rng(0)
     probabilities, rewards = np.array([[0.3, 0.25, 0.15]]), np.array([[0.2, 0.7, 0.4]])

@@ -18,7 +18,7 @@ from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fresh_probe import frozen_and_fresh
 from elkflow.summary.diagnosis import classify_outcome
 
-SETTINGS = ProbeSettings(model="m", dataset="d", wording="plain", methods=["logistic", "ccs"], bootstrap=100)
+SETTINGS = ProbeSettings(model="m", dataset="d", wording="plain", methods=["logistic", "ccs"])
 WIDTH = 16
 GAIN = {"difference": 0.3, "within_noise": False}
 
@@ -65,7 +65,7 @@ def test_truth_that_stayed_is_read_by_both(probe, tmp_path):
     found = frozen_and_fresh(probe, SETTINGS, "m", train, val)
     odds = val.states([1])[0, 0].numpy()
     assert found["frozen"]["auroc"] == pytest.approx(auroc(odds[:, 1, 0] - odds[:, 0, 0], val.labels))
-    for each in found.values():
+    for each in (found["frozen"], found["fresh"]):
         assert each["method"] == "logistic" and each["layer"] == 1
         assert each["auroc_low"] <= each["auroc"] <= each["auroc_high"]
         assert each["auroc"] > 0.95 and each["accuracy"] > 0.5
@@ -76,6 +76,8 @@ def test_truth_that_moved_is_read_by_the_fresh_probe_alone(probe, tmp_path):
     found = frozen_and_fresh(probe, SETTINGS, "m", *read(splits(tmp_path, moved)))
     assert found["frozen"]["auroc_low"] < 0.5 < found["frozen"]["auroc_high"]
     assert found["fresh"]["auroc"] > 0.95 and found["fresh"]["layer"] != 1
+    lost = found["fresh"]["auroc"] - found["frozen"]["auroc"]
+    assert found["lost"]["auroc"] == pytest.approx(lost) and 0 < found["lost"]["auroc_low"] < lost
     assert classify_outcome(GAIN, None, probes=found) == "obfuscated"
 
 
@@ -83,7 +85,7 @@ def test_truth_that_was_erased_is_read_by_neither(probe, tmp_path):
     noise = torch.Generator().manual_seed(3)
     train, val = read(splits(tmp_path, lambda states: torch.randn(states.shape, generator=noise)))
     found = frozen_and_fresh(probe, SETTINGS, "m", train, val)
-    assert max(found[name]["auroc"] for name in found) < 0.65
+    assert max(found[name]["auroc"] for name in ("frozen", "fresh")) < 0.65
     assert classify_outcome(GAIN, None, probes=found) != "obfuscated"
 
 
@@ -122,7 +124,7 @@ def test_the_script_writes_figures_and_where_they_come_from(probe, tmp_path):
     arguments = ["--settings", SETTINGS.model_dump_json(), "--probe", str(tmp_path / "probe"), "--policy", "m"]
     script.main([*arguments, *(str(word) for option, values in paths for word in (option, *values))])
     found = read_json(tmp_path / "fresh_probe.json")
-    assert set(found) == {"frozen", "fresh"} and np.isfinite(found["fresh"]["auroc_high"])
+    assert set(found) == {"frozen", "fresh", "lost"} and np.isfinite(found["fresh"]["auroc_high"])
     manifest = check_manifest(tmp_path / "fresh_probe.manifest.json")
     (source,) = manifest["inputs"].values()
     assert source["sha256"] == sha256(tmp_path / "probe/probe.json")

@@ -29,7 +29,7 @@ def test_the_card_tells_this_run_and_no_other(results, verdict):
 
 
 def test_reward_hacking_stands_on_the_card(results, verdict):
-    training = verdict["trainings"][0] | {"exploits_probe": True, "outcome": "overfits_probe"}
+    training = verdict["trainings"][0] | {"exploits_probe": "yes", "outcome": "overfits_probe"}
     text = model_card(training, verdict, results)
     assert "Reward hacking was found" in text and "Outcome: overfits the probe" in text
 

@@ -5,12 +5,14 @@ import pandas as pd
 
 from elkflow.report import pages, table_rows
 
+FEW = "Too few answers changed to tell on cloze"
+
 
 def test_overview_tells_good_news_and_bad(verdict):
     texts = [block["text"] for block in pages.overview_page(verdict).blocks if block["kind"] == "flag"]
-    assert len(texts) == 2 and all(text.startswith("Honest") for text in texts)
+    assert [text.split(":")[0].split(" (")[0] for text in texts] == ["Honest", FEW] * 2
     hacked = verdict["trainings"][0] | {
-        "exploits_probe": True,
+        "exploits_probe": "yes",
         "outcome": "overfits_probe",
         "ended": "collapsed",
         "reason": "same answer",
@@ -23,6 +25,7 @@ def test_overview_tells_good_news_and_bad(verdict):
         "Training ended early",
         "Reward hacking",
         "The probe does not lead its baselines by the required margin; it was let through on request.",
+        FEW,
     ]
     assert not any(block["good"] for block in page.blocks if block["kind"] == "flag")
 
@@ -48,6 +51,7 @@ def test_worse_abilities_are_told(verdict):
 def test_fresh_probes_and_baselines_without_training_have_a_place(verdict):
     after = {"frozen": {"auroc": 0.6, "auroc_low": 0.55, "auroc_high": 0.65, "layer": 2}}
     after |= {"fresh": {"auroc": 0.95, "auroc_low": 0.93, "auroc_high": 0.97, "layer": 3}, "before": 0.9712}
+    after["lost"] = {"auroc": 0.35, "auroc_low": 0.3, "auroc_high": 0.4}
     trainings = [training | {"probes_after": after} for training in verdict["trainings"]]
     without = [{"method": "best of 4", "accuracy": "0.9"}]
     comparison = pd.DataFrame(verdict["evaluations"])
@@ -55,6 +59,7 @@ def test_fresh_probes_and_baselines_without_training_have_a_place(verdict):
     headings = [block["text"] for block in page.blocks if block["kind"] == "heading"]
     assert headings == ["The probe or the truth?", "Is the truth obfuscated?", "Without reinforcement learning"]
     (row, _) = table_rows.fresh_probe_rows(verdict | {"trainings": trainings})
+    assert row["fresh less frozen"] == "+0.350 [0.300, 0.400]"
     assert row["before training"] == "0.971, layer 2"
     assert (
         row["after, frozen probe"].startswith("0.600") and row["after, fresh probe"] == "0.950 [0.930, 0.970], layer 3"

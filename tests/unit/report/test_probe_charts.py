@@ -53,7 +53,7 @@ def test_reliability_by_hand():
     table = probe_charts.reliability_table(scores)
     assert table["predicted"].tolist() == pytest.approx([0.25, 0.75])
     assert table["share"].tolist() == [0.25, 1.0] and table["rows"].tolist() == [4, 4]
-    assert table["low"][0] < 0.25 < table["high"][0] and table["low"][1] == 1
+    assert table["low"][0] < 0.25 < table["high"][0] and table["low"][1] < table["high"][1] == 1
     dots = [row for row in drawn(probe_charts.reliability(table)) if "share" in row]
     assert [row["share"] for row in dots] == [0.25, 1.0]
 

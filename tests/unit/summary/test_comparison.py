@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from finished import PLAN, samples, write_suite
+from scipy.stats import t, ttest_1samp, ttest_rel
 
 from elkflow.common.errors import UserError
 from elkflow.common.files import read_json
@@ -31,10 +32,14 @@ def test_every_run_seed_and_task_is_compared(results):
     first = table.iloc[0]
     assert (first["base"], first["tuned"], first["difference"]) == (0.5, 1.0, 0.5)
     assert first["ci_low"] < 0.5 < first["ci_high"]
-    # 30 questions changed, all to right: two-sided exact p is 2 / 2**30, and three tasks were looked at
-    assert first["p_value"] == pytest.approx(2 / 2**30)
-    assert first["p_holm"] == pytest.approx(6 / 2**30)
-    assert not first["within_noise"]
+    # 15 of 30 groups of two changed, all to right; three tasks were looked at
+    p_value = ttest_1samp([1] * 15 + [0] * 15, 0).pvalue
+    assert first["p_value"] == pytest.approx(p_value) and first["p_holm"] == pytest.approx(3 * p_value)
+    assert not first["within_noise"] and first["can_reject"]
+    assert (first["method"], first["generalises_over"]) == ("cluster t, 30 groups", "questions")
+    cloze = table.iloc[2]
+    assert (cloze["method"], cloze["differing"], cloze["p_value"]) == ("McNemar mid-p", 1, 0.5)
+    assert not cloze["can_reject"], "one question that differs can give no p-value below .5"
     assert table.iloc[1]["within_noise"] and table.iloc[1]["p_value"] == 1.0
 
 
@@ -46,6 +51,22 @@ def test_questions_of_one_group_do_not_pass_for_independent():
     # pairs that rise and fall together are half as many independent draws: intervals √2 times as wide
     ratio = (together["ci_high"] - together["ci_low"]) / (alone["ci_high"] - alone["ci_low"])
     assert 1.25 < ratio < 1.6
+
+
+def test_questions_of_one_group_alone_give_no_interval():
+    base, tuned = samples("t", [0] * 6), samples("t", [1, 1, 1, 1, 0, 0])
+    found = comparison.compare_task(base, tuned, np.zeros(6))
+    assert found["difference"] == pytest.approx(4 / 6) and found["method"] == "none: one group"
+    assert np.isnan([found["ci_low"], found["ci_high"], found["p_value"], found["base_low"]]).all()
+    (test,) = comparison._corrected([found], 0.05)
+    assert test["within_noise"] and np.isnan(test["p_holm"]) and not test["can_reject"]
+
+
+def test_texts_are_compared_by_students_test():
+    values = np.random.default_rng(0).normal(1, 0.1, (2, 10))
+    found = comparison.compare_task(*(samples("t", values=each) for each in values), unit="texts")
+    assert (found["method"], found["differing"]) == ("Student t, 10 texts", None)
+    assert found["p_value"] == pytest.approx(ttest_rel(values[1], values[0]).pvalue)
 
 
 def test_different_questions_are_refused(results):
@@ -83,13 +104,6 @@ def test_influence_spreads_like_the_weighted_mean():
     direct = (values[draws] * weights[draws]).sum(1) / weights[draws].sum(1)
     linear = comparison.influence(table)[draws].mean(1)
     assert linear.std() == pytest.approx(direct.std(), rel=0.05)
-
-
-def test_sign_flip_agrees_with_the_exact_count():
-    # eight equal differences: only all-plus and all-minus are as extreme, 2 / 2**8
-    assert comparison.sign_flip_test(np.ones(8)) == pytest.approx(2 / 256, rel=0.35)
-    assert comparison.sign_flip_test(np.zeros(8)) == 1.0
-    assert comparison.sign_flip_test(np.array([1.0, -1.0])) == 1.0
 
 
 def board(results, folder, right, prose=False):
@@ -146,10 +160,26 @@ def test_the_average_stands_in_the_verdict_the_report_and_the_terminal(results):
 
 
 def test_over_seeds_keeps_every_seed(results):
-    row = comparison.over_seeds(comparison.compare(PLAN, results)).set_index("task").loc["training"]
+    found = comparison.over_seeds(PLAN, results, comparison.compare(PLAN, results)).set_index("task")
+    row = found.loc["training"]
     assert row["per_seed"] == pytest.approx({0: 0.5, 1: 0.4})
     assert row["difference"] == pytest.approx(0.45)
-    # Student with one degree of freedom: 12.706 · 0.0707 / √2
-    assert row["ci_high"] - row["difference"] == pytest.approx(
-        12.7062 * np.std([0.5, 0.4], ddof=1) / np.sqrt(2), rel=1e-3
+    assert row["generalises_over"] == "questions and seeds"
+    assert row["method"] == "t over questions and seeds, 30 groups, 2 seeds"
+    # of 30 groups 15 gained 1, 12 nothing and 3 lost ½; seeds differ by 0.1, with one degree of freedom
+    questions = np.var([1] * 15 + [0] * 12 + [-0.5] * 3, ddof=1) / 30
+    seeds = np.var([0.5, 0.4], ddof=1) / 2
+    half = (questions * t.ppf(0.975, 29) + seeds * t.ppf(0.975, 1)) / np.sqrt(questions + seeds)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((0.45 - half, 0.45 + half))
+    cloze = found.loc["cloze"]
+    assert cloze["ci_low"] < 0.25 < cloze["ci_high"], "seeds that answer alike still leave the questions"
+
+
+def test_one_seed_generalises_over_questions(results):
+    plan = PLAN.model_copy(update={"groups": [PLAN.groups[0].model_copy(update={"seeds": [0]})]})
+    table = comparison.compare(plan, results)
+    found = comparison.over_seeds(plan, results, table)
+    assert set(found["generalises_over"]) == {"questions"}
+    assert (
+        found["ci_low"].tolist() == table["ci_low"].tolist() and found["p_value"].tolist() == table["p_value"].tolist()
     )

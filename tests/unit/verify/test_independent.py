@@ -3,10 +3,11 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from finished import PLAN
 
-from elkflow.common import metrics
+from elkflow.common import inference, metrics
 from elkflow.report.summarise import summarise
 from elkflow.summary import comparison
 from elkflow.verify import independent
@@ -15,7 +16,8 @@ from elkflow.verify import independent
 @pytest.mark.parametrize(
     ("place", "name", "mistake", "message"),
     [
-        (comparison, "mcnemar", lambda a, b: 0.5 * metrics.mcnemar(a, b), r"training: p is .*, independently"),
+        (inference, "mcnemar_mid_p", lambda first, second: 0.25, r"cloze: p is 0.25, independently"),
+        (inference, "cluster_error", lambda values, index: 0.03, r"training: ci_low is .*, independently"),
         (comparison, "holm", lambda values: list(values), r"p \(Holm\) is"),
         (comparison, "influence", lambda samples: samples["value"].to_numpy(float) * 1.01, r"training: base is 0.505"),
         (
@@ -25,13 +27,14 @@ from elkflow.verify import independent
                 base[base["task"] == task].reset_index(drop=True),
                 tuned[tuned["task"] == task].iloc[::-1].reset_index(drop=True),
             ),
-            r"seed 1, training: p is",
+            r"seed 1, training: ci_low is",
         ),
+        (comparison, "groups_in", lambda samples, groups: np.arange(len(samples)) // 12, "training: ci_low is"),
         (
-            comparison,
-            "resamples",
-            lambda n, *_, **__: metrics.resamples(n, 200, 1, [i // 12 for i in range(n)]),
-            "ci_low is",
+            inference,
+            "over_seeds",
+            lambda differences, groups: inference.Estimate(0.45, 0.4, 0.5, 0.01),
+            "r, training: ci_low over seeds is 0.4, independently",
         ),
     ],
 )

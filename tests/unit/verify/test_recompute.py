@@ -72,5 +72,5 @@ def test_results_that_are_not_their_samples_are_found(edited, results):
 
 def test_another_reward_in_the_log_changes_the_trend(edited, results):
     edited("runs/r/seed0/metrics.jsonl", '"reward": 0.5', '"reward": 0.1')
-    with pytest.raises(UserError, match=r"trainings\[0\]: reward_trend: change is"):
+    with pytest.raises(UserError, match=r"trainings\[0\]: reward_trend: start is"):
         recompute_summary(results)

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -77,6 +78,11 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, content: Any) -> None:
     """Write `content` atomically as indented JSON; NaN and infinity, which JSON lacks, raise a ValueError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def number(value: float) -> float | None:
+    """A number for JSON, which has no NaN or infinity: null stands for both."""
+    return float(value) if math.isfinite(value) else None
 
 
 def read_json(path: Path | str) -> Any:

@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from elkflow.common.metrics import ece
+from elkflow.common.metrics import as_columns, auroc, calibrated_accuracy, ece
 
 LEVEL = 0.95
 BLOCKS = 1000
@@ -43,7 +43,8 @@ def codes(groups: ArrayLike | None, rows: int) -> NDArray[np.intp]:
 def cluster_mean(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """Mean of `values` [N] with its cluster-robust t interval, and the p-value of its being zero.
 
-    Fewer than two groups say nothing about the spread: then interval and p-value are NaN.
+    Fewer than two groups say nothing about the spread: then interval and p-value are NaN. Where every group has the
+    same mean, the p-value is that of flipping signs of whole groups, 2 of whose 2^G patterns are as extreme.
     """
     values = np.asarray(values, dtype=float)
     index = codes(groups, len(values))
@@ -52,7 +53,7 @@ def cluster_mean(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate
     error = cluster_error(values, index)
     value, df = float(values.mean()), int(index.max())
     if error == 0:
-        return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
+        return Estimate(value, value, value, 1.0 if value == 0 else 2.0**-df)
     half = stats.t.ppf((1 + LEVEL) / 2, df) * error
     return Estimate(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, df)))
 
@@ -96,15 +97,34 @@ def paired_difference(base: ArrayLike, tuned: ArrayLike, groups: ArrayLike | Non
     """
     base, tuned = np.asarray(base, dtype=float), np.asarray(tuned, dtype=float)
     found = cluster_mean(tuned - base, groups)
-    binary = bool(np.isin(base, (0, 1)).all() and np.isin(tuned, (0, 1)).all())
-    if not binary or np.isnan(found.low):
+    if not _binary(base, tuned) or np.isnan(found.low):
         return found
     if found.low == found.high:
         low, high = _mover(share(base, groups), share(tuned, groups), found.value)
-        return found._replace(low=low, high=high)
-    if groups is None or len(np.unique(np.asarray(groups))) == len(base):
-        return found._replace(p_value=mcnemar_mid_p(base == 1, tuned == 1))
+        found = found._replace(low=low, high=high)
+    if _each_alone(len(base), groups):
+        found = found._replace(p_value=mcnemar_mid_p(base == 1, tuned == 1))
     return found
+
+
+def paired_method(base: ArrayLike, tuned: ArrayLike, groups: ArrayLike | None = None, rows: str = "questions") -> str:
+    """In words, what `paired_difference` does with these rows [N], which the report calls `rows`."""
+    base, tuned = np.asarray(base, dtype=float), np.asarray(tuned, dtype=float)
+    units = int(codes(groups, len(base)).max()) + 1
+    if units < 2:
+        return "none: one group"
+    if not _each_alone(len(base), groups):
+        return f"cluster t, {units} groups"
+    return "McNemar mid-p" if _binary(base, tuned) else f"Student t, {units} {rows}"
+
+
+def _binary(*values: NDArray[np.float64]) -> bool:
+    return all(bool(np.isin(each, (0, 1)).all()) for each in values)
+
+
+def _each_alone(rows: int, groups: ArrayLike | None) -> bool:
+    """Whether every row is a group of its own."""
+    return groups is None or len(np.unique(np.asarray(groups))) == rows
 
 
 def _mover(first: Estimate, second: Estimate, difference: float) -> tuple[float, float]:
@@ -242,3 +262,24 @@ def mean_value(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """The mean of `values` [N] with its interval: `share` where they are zeros and ones, else `cluster_mean`."""
     values = np.asarray(values, dtype=float)
     return share(values, groups) if np.isin(values, (0, 1)).all() else cluster_mean(values, groups)
+
+
+def all_metrics(log_odds: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None) -> dict[str, float]:
+    """Every metric of log-odds [N] against labels [N] as columns, with the ends of its interval.
+
+    ECE has none, but what a calibrated probe would show on these probabilities: `ece_calibrated` and `_high`.
+    """
+    log_odds, labels = np.asarray(log_odds, dtype=float), np.asarray(labels)
+    probabilities = expit(log_odds)
+    expected, limit = calibrated_ece(probabilities)
+    return (
+        as_columns(
+            {
+                "auroc": jackknife(auroc, log_odds, labels, groups=groups, log_odds=True),
+                "accuracy": share((probabilities > 0.5) == (labels == 1), groups),
+                "calibrated_accuracy": jackknife(calibrated_accuracy, log_odds, labels, groups=groups),
+            }
+        )
+        | {"ece": float(ece(probabilities, labels)), "ece_calibrated": expected, "ece_calibrated_high": limit}
+        | as_columns({"brier": cluster_mean((probabilities - labels) ** 2, groups)})
+    )

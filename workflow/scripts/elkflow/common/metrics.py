@@ -1,26 +1,15 @@
-"""Metrics of binary predictions, their bootstrap intervals, and paired tests.
+"""Metrics of binary predictions.
 
-Every metric takes `weights` [..., N], how often each row counts, so that one call computes a thousand resamples.
+Every metric takes `weights` [..., N], how often each row counts, so that one call leaves out a hundred groups in turn.
+Their intervals are in `inference`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
-from scipy.stats import binomtest
 
 Weights = NDArray[np.float32] | NDArray[np.float64] | None
-CHUNK = 4_000_000  # weights held at a time: 32 MB
-
-
-class Interval(NamedTuple):
-    """A value and the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def mean(values: ArrayLike, weights: Weights = None) -> NDArray | float:
@@ -67,6 +56,13 @@ def auroc(scores: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDAr
         return np.einsum("i...,i...->...", above, passed) / (above.sum(0) * below.sum(0))
 
 
+def auroc_difference(
+    first: ArrayLike, second: ArrayLike, labels: ArrayLike, weights: Weights = None
+) -> NDArray | float:
+    """AUROC of the second scores less that of the first, on the same rows."""
+    return auroc(second, labels, weights) - auroc(first, labels, weights)
+
+
 def calibrated_accuracy(scores: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
     """Accuracy when as many top-scored rows are predicted positive as are positive (`cal_acc` in elk)."""
     order = np.argsort(-np.asarray(scores, dtype=float), kind="stable")
@@ -86,77 +82,6 @@ def _ranks(scores: ArrayLike) -> tuple[NDArray, NDArray]:
     return order, np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
 
 
-def resamples(rows: int, n: int, seed: int, groups: ArrayLike | None = None) -> NDArray[np.float32]:
-    """How often each of `rows` rows occurs in each of `n` bootstrap samples, [n, rows].
-
-    With `groups` [rows], whole groups are drawn, as the rows of a group are not independent.
-    """
-    generator = np.random.default_rng(seed)
-    index = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = int(index.max()) + 1
-    drawn = generator.multinomial(count, np.full(count, 1 / count), size=n).astype(np.float32)
-    return drawn.T[index].T  # the memory of a row's counts is contiguous, which ranking metrics profit from
-
-
-def bootstrap(
-    metric: Callable[..., NDArray | float],
-    *arrays: ArrayLike,
-    n: int = 1000,
-    seed: int = 0,
-    groups: ArrayLike | None = None,
-    weights: Weights = None,
-    level: float = 0.95,
-) -> Interval:
-    """`metric(*arrays)` with its percentile bootstrap interval (Efron 1979).
-
-    Args:
-        metric: takes the arrays [N] and keyword `weights` [n, N]; one of this module or of that form.
-        groups: see `resamples`.
-        weights: resamples to share between calls; replaces n, seed and groups.
-    """
-    rows = len(np.asarray(arrays[0]))
-    weights = resamples(rows, n, seed, groups) if weights is None else weights
-    step = max(1, CHUNK // rows)
-    values = [metric(*arrays, weights=weights[start : start + step]) for start in range(0, len(weights), step)]
-    low, high = np.nanquantile(np.concatenate([np.atleast_1d(v) for v in values]), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(metric(*arrays)), float(low), float(high))
-
-
-def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    metric: Callable[..., NDArray | float] = mean,
-    labels: ArrayLike | None = None,
-    n: int = 1000,
-    seed: int = 0,
-    groups: ArrayLike | None = None,
-    weights: Weights = None,
-    level: float = 0.95,
-) -> Interval:
-    """metric(b) − metric(a) with its interval; a and b share their rows, and each resample draws both together.
-
-    Args:
-        labels: second argument of `metric`, if it takes one.
-    """
-    rest = () if labels is None else (labels,)
-
-    def difference(first: ArrayLike, second: ArrayLike, weights: Weights = None) -> NDArray | float:
-        return metric(second, *rest, weights=weights) - metric(first, *rest, weights=weights)
-
-    return bootstrap(difference, a, b, n=n, seed=seed, groups=groups, weights=weights, level=level)
-
-
-def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Exact two-sided p-value of two models being equally accurate on the same rows (McNemar 1947).
-
-    Only rows where they differ count: under the null hypothesis, each is right on half of them.
-    """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return 1.0 if only_a + only_b == 0 else float(binomtest(only_b, only_a + only_b).pvalue)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for multiple testing, in the given order (Holm 1979)."""
     order = np.argsort(p_values)
@@ -168,25 +93,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def all_metrics(log_odds: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, Interval]:
-    """Every metric of log-odds [N] against labels [N], with intervals from the resamples `weights` [n, N]."""
-    log_odds = np.asarray(log_odds, dtype=float)
-    probabilities = expit(log_odds)
-    return {
-        "auroc": bootstrap(auroc, log_odds, labels, weights=weights),
-        "accuracy": bootstrap(accuracy, probabilities, labels, weights=weights),
-        "calibrated_accuracy": bootstrap(calibrated_accuracy, log_odds, labels, weights=weights),
-        "ece": bootstrap(ece, probabilities, labels, weights=weights),
-        "brier": bootstrap(brier, probabilities, labels, weights=weights),
-    }
-
-
-def as_columns(metrics: dict[str, Interval]) -> dict[str, float]:
-    """`{"auroc": (v, l, h)}` as the columns auroc, auroc_low and auroc_high."""
+def as_columns(metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """`{"auroc": (v, l, h)}` as the columns auroc, auroc_low and auroc_high; what follows the three is left out."""
     return {
         f"{name}{end}": value
         for name, interval in metrics.items()
-        for end, value in zip(("", "_low", "_high"), interval, strict=True)
+        for end, value in zip(("", "_low", "_high"), interval, strict=False)
     }
 
 

@@ -53,7 +53,7 @@ class GateSettings(Settings):
     """What a probe must achieve before a policy is trained on it."""
 
     margin: float = Field(default=0.05, ge=0, lt=0.5)
-    """Required lead in AUROC over every control in `against`: the lower end of the lead's interval must reach it."""
+    """Required lead in AUROC over every control in `against`: the lower end of the lead's interval must exceed it."""
     against: list[ControlName] = [
         "majority",
         "word_overlap",
@@ -106,10 +106,8 @@ class ProbeSettings(Settings):
     vinc: VincSettings = VincSettings()
     """Options of this method."""
     seed: NonNegativeInt = 0
-    """Seed of the selection part, folds, restarts, resamples and random controls."""
-    bootstrap: int = Field(default=1000, ge=100)
-    """Bootstrap resamples (of groups) for each interval."""
-    draws: int = Field(default=20, ge=2)
+    """Seed of the selection part, folds, restarts and random controls."""
+    draws: int = Field(default=100, ge=2)
     """Number of random directions and of label shuffles in those controls."""
     gate: GateSettings = GateSettings()
     """What the probe must achieve."""

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import bootstrap, mean
+from elkflow.common.inference import mean_value
 
 
 def best_of_n(probabilities: NDArray, rewards: NDArray, samples: int) -> NDArray:
@@ -24,19 +24,21 @@ def best_of_n(probabilities: NDArray, rewards: NDArray, samples: int) -> NDArray
         samples: N.
 
     Returns:
-        [B, A]; rows sum to 1 minus the probability that no sample is an allowed answer.
+        [B, A]; answers of equal reward share in proportion to their probabilities, as the first of the best samples is
+        chosen; rows sum to 1 minus the probability that no sample is an allowed answer.
     """
-    order = np.argsort(-rewards, axis=1, kind="stable")
-    better = np.cumsum(np.take_along_axis(probabilities, order, axis=1), axis=1).clip(max=1.0)
-    missed = np.concatenate(
-        [np.ones((len(better), 1)), (1 - better) ** samples], axis=1
-    )  # none of the k best was sampled
     chances = np.empty_like(probabilities)
-    np.put_along_axis(chances, order, missed[:, :-1] - missed[:, 1:], axis=1)
+    for answer in range(probabilities.shape[1]):
+        better = (probabilities * (rewards > rewards[:, [answer]])).sum(axis=1)
+        tied = (probabilities * (rewards == rewards[:, [answer]])).sum(axis=1)
+        selected = (1 - better).clip(0) ** samples - (1 - better - tied).clip(0) ** samples
+        chances[:, answer] = selected * np.divide(
+            probabilities[:, answer], tied, out=np.zeros_like(tied), where=tied > 0
+        )
     return chances
 
 
-def without_rl(questions: pd.DataFrame, counts: Sequence[int], seed: int = 0) -> pd.DataFrame:
+def without_rl(questions: pd.DataFrame, counts: Sequence[int]) -> pd.DataFrame:
     """Accuracy and cost of the untrained model, with and without selection by the reward.
 
     Args:
@@ -44,7 +46,7 @@ def without_rl(questions: pd.DataFrame, counts: Sequence[int], seed: int = 0) ->
         counts: values of N.
 
     Returns:
-        Columns method, n (samples or answers compared), accuracy, low, high (95 %, bootstrap over groups), answered
+        Columns method, n (samples or answers compared), accuracy, low, high (95 %, by groups), answered
         (fraction of questions that end with an allowed answer), forward_passes (sequences per question, by policy and
         reward model together, each sample run separately), forward_passes_shared (its expected value where all samples
         of one token come from one pass and each distinct answer is scored once).
@@ -63,9 +65,7 @@ def without_rl(questions: pd.DataFrame, counts: Sequence[int], seed: int = 0) ->
         cases.append(("best of N samples", count, best_of_n(probabilities, rewards, count), 2.0 * count, 1 + distinct))
     rows = []
     for method, count, chances, passes, shared in cases:
-        value, low, high = bootstrap(
-            mean, (chances * right).sum(axis=1), seed=seed, groups=questions["group"].to_numpy()
-        )
+        value, low, high, _ = mean_value((chances * right).sum(axis=1), questions["group"].to_numpy())
         rows.append(
             {
                 "method": method,

@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from elkflow.common.cli import progress
-from elkflow.common.metrics import auroc, bootstrap
+from elkflow.common.inference import jackknife
+from elkflow.common.metrics import as_columns, auroc
 from elkflow.config.probe import Method, ProbeSettings
 from elkflow.probes import methods
 from elkflow.probes.contrast_pairs import ContrastPairs
@@ -106,14 +107,11 @@ def zero_shot_control(parts: ProbeData, ensembling: str) -> list[Control]:
 
 
 def untrained_control(
-    train: ContrastPairs, val: ContrastPairs, method: Method, settings: ProbeSettings, weights: NDArray[np.float32]
+    train: ContrastPairs, val: ContrastPairs, method: Method, settings: ProbeSettings
 ) -> tuple[Control, pd.DataFrame]:
     """The probe's own method, layer selection included, on the hidden states of a model with random weights.
 
     What it finds comes from the words and the architecture, not from training.
-
-    Args:
-        weights: resamples of the val rows [n, N].
 
     Returns:
         The control, and a table of its AUROC on val by layer, with intervals.
@@ -128,8 +126,8 @@ def untrained_control(
     table = []
     for layer, members in zip(fitted[method].layers, fitted[method].val, strict=True):
         odds = reward_log_odds(members, settings.ensembling)
-        value, low, high = bootstrap(auroc, odds, val.labels, weights=weights)
-        table.append({"layer": layer, "part": "val", "auroc": value, "auroc_low": low, "auroc_high": high})
+        found = jackknife(auroc, odds, val.labels, groups=val.groups, log_odds=True)
+        table.append({"layer": layer, "part": "val", **as_columns({"auroc": found})})
     if settings.refit and not settings.calibrate:
         refit(fitted[method], best[method], parts, alone)
     odds = reward_log_odds(fitted[method].val[best[method]], settings.ensembling)

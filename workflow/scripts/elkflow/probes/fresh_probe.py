@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import accuracy, auroc, bootstrap, resamples
+from elkflow.common.files import number
+from elkflow.common.inference import jackknife, share
+from elkflow.common.metrics import as_columns, auroc, auroc_difference
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fitting import ProbeData, fit_all, pair_log_odds, refit
@@ -22,7 +23,8 @@ def frozen_and_fresh(
 
     `frozen` is the unchanged probe that rewarded the policy (missing if the policy is another model than the one the
     probe was fitted on). `fresh` is fitted by the same method, layer selection included, on the tuned model's states of
-    train.
+    train. `lost` is by how much the fresh probe's AUROC exceeds the frozen one's on the same rows (missing with
+    `frozen`). Intervals leave out one group after another; their ends are null where there are fewer than two groups.
 
     Args:
         policy: name of the model that was tuned.
@@ -32,11 +34,11 @@ def frozen_and_fresh(
         UserError: the states were not read as the probe reads them.
     """
     found: dict[str, dict[str, Any]] = {}
-    weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
+    frozen = None
     if policy == settings.model:
         _check_reading(probe, val)
-        odds = probe.log_odds(val.states([probe.layer])[0]).double().numpy()
-        found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _metrics(odds, val.labels, weights)
+        frozen = probe.log_odds(val.states([probe.layer])[0]).double().numpy()
+        found["frozen"] = {"method": probe.facts["method"], "layer": probe.layer} | _metrics(frozen, val)
     alone = settings.model_copy(update={"methods": [probe.facts["method"]], "reward": "best"})
     parts = ProbeData.of(train, val, alone)
     fitted, _ = fit_all(parts, alone)
@@ -45,7 +47,10 @@ def frozen_and_fresh(
         refit(fitted[method], best[method], parts, alone)
     odds = pair_log_odds(fitted[method].val[best[method]]).mean(0)
     layer = fitted[method].layers[best[method]]
-    found["fresh"] = {"method": method, "layer": layer} | _metrics(odds, val.labels, weights)
+    found["fresh"] = {"method": method, "layer": layer} | _metrics(odds, val)
+    if frozen is not None:
+        lost = jackknife(auroc_difference, frozen, odds, val.labels, groups=val.groups)
+        found["lost"] = {name: number(value) for name, value in as_columns({"auroc": lost}).items()}
     return found
 
 
@@ -59,11 +64,7 @@ def _check_reading(probe: Probe, val: ContrastPairs) -> None:
             )
 
 
-def _metrics(odds: NDArray[np.float64], labels: NDArray, weights: NDArray) -> dict[str, float]:
-    area = bootstrap(auroc, odds, labels, weights=weights)
-    right = bootstrap(accuracy, expit(odds), labels, weights=weights)
-    return {
-        f"{name}{end}": value
-        for name, interval in (("auroc", area), ("accuracy", right))
-        for end, value in zip(("", "_low", "_high"), interval, strict=True)
-    }
+def _metrics(odds: NDArray[np.float64], val: ContrastPairs) -> dict[str, float | None]:
+    area = jackknife(auroc, odds, val.labels, groups=val.groups, log_odds=True)
+    right = share((odds > 0) == (val.labels == 1), val.groups)
+    return {name: number(value) for name, value in as_columns({"auroc": area, "accuracy": right}).items()}

@@ -8,73 +8,62 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import (
-    Interval,
-    accuracy,
-    as_columns,
-    auroc,
-    bootstrap,
-    calibrated_accuracy,
-    ece,
-    paired_bootstrap,
-)
+from elkflow.common.inference import all_metrics, jackknife
+from elkflow.common.metrics import accuracy, as_columns, auroc, auroc_difference, calibrated_accuracy, ece
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes.controls import Control
 
 
 def control_table(
-    controls: Sequence[Control],
-    probe: NDArray,
-    labels: NDArray,
-    weights: NDArray[np.float32],
-    settings: ProbeSettings,
+    controls: Sequence[Control], probe: NDArray, labels: NDArray, groups: NDArray, settings: ProbeSettings
 ) -> pd.DataFrame:
-    """One row per control: its metrics, the probe's lead in AUROC, and whether that reaches the margin.
+    """One row per control: its metrics, the probe's lead in AUROC, and whether that exceeds the margin.
 
     For a control of many draws the metrics are the median and the central 95 % of draws, and the lead's lower end is
-    the probe's lower end minus the control's upper end. With one draw the lead is bootstrapped on the same rows.
+    the probe's lower end minus the control's upper end. With one draw the lead's interval is a jackknife over the
+    groups of both on the same rows.
 
     Args:
         probe: the probe's log-odds for the reward [N].
         labels: labels of the val rows [N].
-        weights: resamples of the val rows [n, N].
+        groups: groups of the val rows [N].
     """
-    own = bootstrap(auroc, probe, labels, weights=weights)
+    own = jackknife(auroc, probe, labels, groups=groups, log_odds=True)
     rows = []
     for control in controls:
-        metrics = _metrics(control.log_odds, labels, weights)
         if len(control.log_odds) == 1:
-            lead = paired_bootstrap(control.log_odds[0], probe, metric=auroc, labels=labels, weights=weights)
+            metrics = all_metrics(control.log_odds[0], labels, groups)
+            lead = jackknife(auroc_difference, control.log_odds[0], probe, labels, groups=groups)[:3]
         else:
-            other = metrics["auroc"]
-            lead = Interval(own.value - other.value, own.low - other.high, own.high - other.low)
+            metrics = _of_draws(control.log_odds, labels)
+            lead = (
+                own.value - metrics["auroc"],
+                own.low - metrics["auroc_high"],
+                own.high - metrics["auroc_low"],
+            )
         rows.append(
             {
                 "control": control.name,
                 "draws": len(control.log_odds),
-                **as_columns(metrics),
+                **metrics,
                 **as_columns({"lead": lead}),
                 "margin": settings.gate.margin,
                 "counts": control.name in settings.gate.against,
-                "passed": lead.low >= settings.gate.margin,
+                "passed": lead[1] > settings.gate.margin,
                 "about": control.about,
             }
         )
     return pd.DataFrame(rows)
 
 
-def _metrics(log_odds: NDArray, labels: NDArray, weights: NDArray[np.float32]) -> dict[str, Interval]:
-    kinds = {"auroc": auroc, "accuracy": accuracy, "calibrated_accuracy": calibrated_accuracy, "ece": ece}
+def _of_draws(log_odds: NDArray, labels: NDArray) -> dict[str, float]:
+    """Median and central 95 % of each metric over the draws of a control by chance [draws, N]."""
     found = {}
-    for name, metric in kinds.items():
-        values = expit(log_odds) if name in ("accuracy", "ece") else log_odds
-        if len(values) == 1:
-            found[name] = bootstrap(metric, values[0], labels, weights=weights)
-        else:
-            draws = [float(metric(draw, labels)) for draw in values]
-            low, middle, high = np.quantile(draws, [0.025, 0.5, 0.975])
-            found[name] = Interval(float(middle), float(low), float(high))
-    return found
+    for name, metric in {"auroc": auroc, "accuracy": accuracy, "calibrated_accuracy": calibrated_accuracy}.items():
+        values = expit(log_odds) if name == "accuracy" else log_odds
+        low, middle, high = np.quantile([float(metric(draw, labels)) for draw in values], [0.025, 0.5, 0.975])
+        found[name] = (middle, low, high)
+    return as_columns(found) | {"ece": float(np.median([ece(draw, labels) for draw in expit(log_odds)]))}
 
 
 def admit(table: pd.DataFrame, method: str, layer: int, settings: ProbeSettings) -> bool:

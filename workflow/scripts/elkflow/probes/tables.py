@@ -7,7 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from elkflow.common.metrics import accuracy, all_metrics, as_columns, auroc, bootstrap, ece, resamples
+from elkflow.common.inference import all_metrics, jackknife, share
+from elkflow.common.metrics import as_columns, auroc, ece
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fitting import (
@@ -35,24 +36,22 @@ def count_groups(pairs: ContrastPairs, rows: NDArray | None = None) -> int:
 
 
 def layer_table(fitted: dict[str, FittedProbes], parts: ProbeData, settings: ProbeSettings) -> pd.DataFrame:
-    """Accuracy, AUROC and ECE with intervals, for every method and layer, on the selection part and on val."""
+    """Accuracy and AUROC with intervals, and ECE, for every method and layer, on the selection part and on val."""
     rows = []
     for part in ("selection", "val"):
         labels, groups = _labels_and_groups(part, parts)
-        weights = None
         for method, each in fitted.items():
             odds, truth, clusters = predictions(getattr(each, part), labels, groups, settings.ensembling)
-            if weights is None:
-                weights = resamples(len(truth), settings.bootstrap, settings.seed, clusters)
             for index, layer in enumerate(each.layers):
                 probabilities = expit(odds[index])
-                metrics = {
-                    "accuracy": bootstrap(accuracy, probabilities, truth, weights=weights),
-                    "auroc": bootstrap(auroc, odds[index], truth, weights=weights),
-                    "ece": bootstrap(ece, probabilities, truth, weights=weights),
-                }
+                metrics = as_columns(
+                    {
+                        "accuracy": share((probabilities > 0.5) == (truth == 1), clusters),
+                        "auroc": jackknife(auroc, odds[index], truth, groups=clusters, log_odds=True),
+                    }
+                ) | {"ece": float(ece(probabilities, truth))}
                 facts = {name: numbers[index] for name, numbers in each.facts.items()}
-                rows.append({"method": method, "layer": layer, "part": part, **as_columns(metrics), **facts})
+                rows.append({"method": method, "layer": layer, "part": part, **metrics, **facts})
     return pd.DataFrame(rows)
 
 
@@ -77,24 +76,21 @@ def method_table(
             odds, truth, clusters = predictions(
                 getattr(each, part)[best[method]], *_labels_and_groups(part, parts), settings.ensembling
             )
-            weights = resamples(len(truth), settings.bootstrap, settings.seed, clusters)
-            row |= {f"{prefix}{name}": value for name, value in as_columns(all_metrics(odds, truth, weights)).items()}
+            row |= {f"{prefix}{name}": value for name, value in all_metrics(odds, truth, clusters).items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def wording_table(
-    chosen: FittedProbes, at: int, parts: ProbeData, settings: ProbeSettings, weights: NDArray[np.float32]
-) -> pd.DataFrame:
+def wording_table(chosen: FittedProbes, at: int, parts: ProbeData, settings: ProbeSettings) -> pd.DataFrame:
     """The chosen probe under each wording alone: how much its result depends on the wording."""
     rows = []
     for index, wording in enumerate(settings.wordings()):
         odds = pair_log_odds(chosen.val[at, index])
-        rows.append({"wording": wording, **as_columns(all_metrics(odds, parts.val.labels, weights))})
+        rows.append({"wording": wording, **all_metrics(odds, parts.val.labels, parts.val.groups)})
     return pd.DataFrame(rows)
 
 
-def member_table(name: str, odds: NDArray, parts: ProbeData, settings: ProbeSettings) -> pd.DataFrame:
+def member_table(name: str, odds: NDArray, parts: ProbeData) -> pd.DataFrame:
     """Metrics of the reward's log-odds [N] on all val rows and, in a mixture, on those of each dataset."""
     val, rows = parts.val, [{"dataset": name, "rows": len(parts.val)}]
     chosen = [np.arange(len(val))]
@@ -102,8 +98,7 @@ def member_table(name: str, odds: NDArray, parts: ProbeData, settings: ProbeSett
         chosen.append(np.flatnonzero(val.datasets == member))
         rows.append({"dataset": member, "rows": len(chosen[-1])})
     for row, index in zip(rows, chosen, strict=True):
-        weights = resamples(len(index), settings.bootstrap, settings.seed, val.groups[index])
-        row |= as_columns(all_metrics(odds[index], val.labels[index], weights))
+        row |= all_metrics(odds[index], val.labels[index], val.groups[index])
     return pd.DataFrame(rows)
 
 

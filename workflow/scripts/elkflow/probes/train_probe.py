@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from elkflow.common.cli import timed
 from elkflow.common.errors import UserError
-from elkflow.common.files import write_table, write_text
-from elkflow.common.metrics import resamples
+from elkflow.common.files import number, write_table, write_text
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
@@ -77,7 +76,6 @@ def train_probe(
     chosen, at = fitted[method], best[method]
     mean, scale = norm.mean[at], norm.scale[at]
     with timed("intervals"):
-        weights = resamples(len(val), settings.bootstrap, settings.seed, val.groups)
         layers = layer_table(fitted, parts, settings)
     if again := settings.refit and not settings.calibrate:
         with timed("chosen layers on all of train"):
@@ -90,10 +88,10 @@ def train_probe(
         by_chance, chance_layers = chance_controls(parts, chosen, settings)
         controls = [*text_controls(parts, *rows), *zero_shot_control(parts, settings.ensembling), *by_chance]
         if untrained is not None:
-            control, by_layer = untrained_control(*untrained, chosen.method, settings, weights)
+            control, by_layer = untrained_control(*untrained, chosen.method, settings)
             controls.append(control)
             chance_layers = pd.concat([chance_layers, by_layer])
-        table = control_table(controls, odds, val.labels, weights, settings)
+        table = control_table(controls, odds, val.labels, val.groups, settings)
     logger.info("%s, layer %d, selected on the selection part:\n%s", method, chosen.layers[at], format_controls(table))
     passed = admit(table, method, chosen.layers[at], settings)
 
@@ -128,9 +126,11 @@ def train_probe(
             "selection": count_groups(train, parts.selection),
             "val": count_groups(val),
         },
-        "metrics": {name: own[name] for name in methods.columns if name.startswith(METRIC_NAMES)},
+        "metrics": {name: number(own[name]) for name in methods.columns if name.startswith(METRIC_NAMES)},
         "selection_metrics": {
-            name.removeprefix("selection_"): own[name] for name in methods.columns if name.startswith("selection_")
+            name.removeprefix("selection_"): number(own[name])
+            for name in methods.columns
+            if name.startswith("selection_")
         },
         "gate": {"passed": passed, "margin": settings.gate.margin, "allowed_anyway": not passed},
     }
@@ -139,8 +139,8 @@ def train_probe(
     write_text(folder / "layers.csv", pd.concat([layers, chance_layers]).to_csv(index=False))
     write_text(folder / "methods.csv", methods.to_csv(index=False))
     write_text(folder / "controls.csv", table.to_csv(index=False))
-    write_text(folder / "wordings.csv", wording_table(chosen, at, parts, settings, weights).to_csv(index=False))
-    members = member_table(settings.dataset, odds, parts, settings)
+    write_text(folder / "wordings.csv", wording_table(chosen, at, parts, settings).to_csv(index=False))
+    members = member_table(settings.dataset, odds, parts)
     write_text(folder / "datasets.csv", members.to_csv(index=False))
     write_table(score_table(fitted, best, slope * odds + offset, parts, settings), folder / "scores.parquet")
     return {"method": method, "layer": chosen.layers[at], "admitted": passed, "auroc": facts["metrics"]["auroc"]}

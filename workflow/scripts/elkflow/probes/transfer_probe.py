@@ -7,14 +7,12 @@ import pandas as pd
 import torch
 
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import all_metrics, as_columns, resamples
+from elkflow.common.inference import all_metrics
 from elkflow.probes.contrast_pairs import ContrastPairs, Normalisation
 from elkflow.probes.saved_probe import Probe, check_states
 
 
-def transfer_table(
-    probe: Probe, targets: Mapping[str, ContrastPairs], *, folder: Path, resample: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def transfer_table(probe: Probe, targets: Mapping[str, ContrastPairs], *, folder: Path) -> pd.DataFrame:
     """One row per target and normalisation, with all metrics and their intervals.
 
     `own` statistics are the target's (they need no labels, as in Burns et al. 2022); `stored` ones are those the probe
@@ -23,7 +21,6 @@ def transfer_table(
     Args:
         targets: name of each other probe to its val rows in its main wording.
         folder: the probe's folder, for messages.
-        resample: number of bootstrap resamples.
 
     Raises:
         UserError: a target's states are of another model, or of another number of layers or width.
@@ -34,7 +31,6 @@ def transfer_table(
         if (pairs.layers, pairs.width) != (probe.facts["layers"], len(probe.weight)):
             raise UserError(f"{pairs.files[0]}: {pairs.layers} layers of width {pairs.width} do not fit the probe")
         states = pairs.states([probe.layer])[:, :1]  # [1, 1, N, 2, D]: the main wording
-        weights = resamples(len(pairs), resample, seed, pairs.groups)
         for statistics in ("stored", "own"):
             used = probe
             if statistics == "own":
@@ -42,5 +38,5 @@ def transfer_table(
                 used = Probe(norm.mean[0], norm.scale[0], probe.weight, probe.bias, probe.facts)
             odds = torch.as_tensor(used.log_odds(states[0])).double().numpy()
             row = {"tested_on": name, "statistics": statistics, "rows": len(pairs)}
-            rows.append(row | as_columns(all_metrics(odds, pairs.labels, weights)))
+            rows.append(row | all_metrics(odds, pairs.labels, pairs.groups))
     return pd.DataFrame(rows)

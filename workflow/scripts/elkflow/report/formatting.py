@@ -12,12 +12,34 @@ def value(number: float, metric: str) -> str:
     return f"{100 * number:.1f} %" if is_proportion(metric) else f"{number:.3f}"
 
 
+NONE = "–"
+"""Stands for an interval or p-value that the rows do not give, such as those of a single group."""
+FIXED = "†"
+"""Marks an interval without width."""
+FOOTNOTE = (
+    f"{FIXED} The same in every group of questions, as one answer to everything is where a group holds as many of "
+    "either answer: fixed by design, so that the interval has no width."
+)
+
+
+def interval(low: float | None, high: float | None, ends: str = "{:.1f}", scale: float = 100) -> str:
+    """`[37.8, 44.6]`; marked where it has no width, a dash where there is none."""
+    if low is None or high is None or low != low or high != high:
+        return NONE
+    return f"[{ends.format(scale * low)}, {ends.format(scale * high)}]" + (FIXED if low == high else "")
+
+
+def fixed(row: Mapping[Any, Any]) -> bool:
+    """Whether an interval of a comparison's row has no width."""
+    ends = [(row[f"{name}_low"], row[f"{name}_high"]) for name in ("base", "tuned", "ci")]
+    return any(low is not None and low == high for low, high in ends)
+
+
 def gain(row: Mapping[Any, Any], metric: str) -> str:
     """A row's difference and its interval: `+41.2 [37.8, 44.6] points`."""
-    change, low, high = row["difference"], row["ci_low"], row["ci_high"]
     if is_proportion(metric):
-        return f"{100 * change:+.1f} [{100 * low:.1f}, {100 * high:.1f}] points"
-    return f"{change:+.3f} [{low:.3f}, {high:.3f}]"
+        return f"{100 * row['difference']:+.1f} {interval(row['ci_low'], row['ci_high'])} points"
+    return f"{row['difference']:+.3f} {interval(row['ci_low'], row['ci_high'], '{:.3f}', 1)}"
 
 
 def signed(number: float, metric: str) -> str:
@@ -25,19 +47,21 @@ def signed(number: float, metric: str) -> str:
     return f"{100 * number:+.1f}" if is_proportion(metric) else f"{number:+.3f}"
 
 
-def percent(number: float, low: float, high: float) -> str:
+def percent(number: float, low: float | None, high: float | None) -> str:
     """A proportion and its interval: `81.2 % [78.0, 84.1]`."""
-    return f"{100 * number:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * number:.1f} % {interval(low, high)}"
 
 
-def p_value(number: float) -> str:
+def p_value(number: float | None) -> str:
     """A p-value as papers print it."""
+    if number is None or number != number:
+        return NONE
     return "< 0.001" if number < 0.001 else f"{number:.3f}"
 
 
 def auroc(probe: Mapping[str, Any]) -> str:
     """AUROC and its interval: `0.972 [0.952, 0.986]`."""
-    return f"{probe['auroc']:.3f} [{probe['auroc_low']:.3f}, {probe['auroc_high']:.3f}]"
+    return f"{probe['auroc']:.3f} {interval(probe.get('auroc_low'), probe.get('auroc_high'), '{:.3f}', 1)}"
 
 
 def outcome(key: str | None) -> str:

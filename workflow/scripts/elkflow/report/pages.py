@@ -62,7 +62,8 @@ def overview_page(verdict: dict[str, Any]) -> Page:
     if any(row["seeds"] > 1 for row in verdict["seeds"]):
         page.heading("Over seeds")
         page.text(
-            "Mean gain over seeds with its 95 % interval (Student's t), and the gain of every seed; none is left out."
+            "Mean gain over seeds with its 95 % interval, and the gain of every seed; none is left out. With several "
+            "seeds, the interval allows for the choice of questions and for the seed (Cochran and Cox's t)."
         )
         page.table(table_rows.seed_rows(verdict["seeds"]))
     return page
@@ -124,13 +125,16 @@ def evaluation_page(
     """Every task, agreement with probe and truth, probes on the tuned model, and baselines without training."""
     page = Page("Evaluation")
     page.text(
-        "Base and tuned model answered the same questions and are compared question by question: McNemar's exact test "
-        "for accuracy, a sign-flip test for other metrics, Holm-corrected for the number of tasks. Intervals resample "
-        "whole groups of related questions."
+        "Base and tuned model answered the same questions and are compared question by question. Where questions come "
+        "in groups that stand or fall together, interval and p-value are from cluster-robust errors over groups. Where "
+        "each is on its own, the interval is Student's t and the p-value McNemar's (exact, mid-p) for accuracy, "
+        "Student's t for other metrics. P-values are Holm-corrected for the number of tasks."
     )
     if len(verdict["trainings"]) <= MOST_SHOWN:
         page.chart(charts.before_after(comparison))
     page.table(table_rows.comparison_rows(verdict["evaluations"]))
+    if any(formatting.fixed(row) for row in verdict["evaluations"]):
+        page.text(formatting.FOOTNOTE)
     if verdict["averages"]:
         page.heading("Averages of suites")
         page.text(
@@ -140,7 +144,7 @@ def evaluation_page(
     page.heading("The probe or the truth?")
     page.text(
         "Where the probe is right, pleasing it and telling the truth are the same. The questions it gets wrong tell "
-        "them apart: a model that follows the probe there has learnt the reward, not the truth."
+        "them apart: a model that training made err there, more than elsewhere, has learnt the reward, not the truth."
     )
     page.table(_few_as_columns(table_rows.agreement_rows(verdict)))
     if fresh := table_rows.fresh_probe_rows(verdict):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from elkflow.common.metrics import bootstrap, mean, resamples
+from elkflow.common.inference import share
 from elkflow.report.charts import BASE, GOLD, HEIGHT, REWARD, TUNED, WIDTH, Chart
 
 METHODS = {
@@ -111,7 +111,7 @@ def layers(table: pd.DataFrame, chosen: dict[str, tuple[str, int]], controls: pd
     )
 
 
-def reliability_table(scores: pd.DataFrame, resample: int = 1000) -> pd.DataFrame:
+def reliability_table(scores: pd.DataFrame) -> pd.DataFrame:
     """How often answer 1 is right where the probe gives it about p: one row per non-empty bin of p.
 
     Args:
@@ -126,9 +126,8 @@ def reliability_table(scores: pd.DataFrame, resample: int = 1000) -> pd.DataFram
         slot = np.minimum((p * BINS).astype(int), BINS - 1)
         for number in np.unique(slot):
             inside, labels = slot == number, table["label"].to_numpy(dtype=float)[slot == number]
-            weights = resamples(int(inside.sum()), resample, 0, table["group"].to_numpy()[inside])
-            share, low, high = bootstrap(mean, labels, weights=weights)
-            row = {"probe": probe, "predicted": p[inside].mean(), "share": share, "low": low, "high": high}
+            right, low, high, _ = share(labels, table["group"].to_numpy()[inside])
+            row = {"probe": probe, "predicted": p[inside].mean(), "share": right, "low": low, "high": high}
             found.append(row | {"rows": len(labels)})
     return pd.DataFrame(found)
 
@@ -157,7 +156,7 @@ def reliability(table: pd.DataFrame) -> Chart:
         lambda one: alt.layer(diagonal, *(part.transform_filter(one) for part in (ranges, line, dots))),
         HEIGHT,
         "Are the probe's probabilities calibrated?",
-        "dashed: perfectly calibrated; bars: 95 % intervals",
+        "dashed: perfectly calibrated; bars: 95 % intervals (Wilson, by groups)",
     )
 
 

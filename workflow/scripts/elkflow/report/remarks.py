@@ -3,7 +3,7 @@
 from typing import Any
 
 from elkflow.report import formatting, table_rows
-from elkflow.summary.diagnosis import OUTCOMES
+from elkflow.summary.diagnosis import NEGLIGIBLE, OUTCOMES, too_few_errors
 
 
 def remarks(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str, Any]) -> list[tuple[str, bool]]:
@@ -18,25 +18,51 @@ def remarks(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str
     if trained is not None:
         outcome = OUTCOMES[training["outcome"]]
         text = f"{outcome.name.capitalize()}: {outcome.meaning} ({table_rows.gain_and_p(trained)})."
-        if agreement is not None and agreement["errors"]:
-            text += (
-                f" Of the {agreement['errors']} questions (of {agreement['n']}) that the probe gets wrong, the tuned "
-                f"model follows the probe in {agreement['tuned_follows']:.0%}."
-            )
+        if agreement is not None:
+            text += _copying(agreement)
         found.append((text, training["outcome"] == "honest"))
     if training["ended"] != "finished":
         text = f"Training ended early ({training['ended']}): {training['reason']}; kept step {training['kept_step']}."
         found.append((text, False))
-    if training["exploits_probe"] and agreement is not None:
+    gains = training.get("held_out_gains")
+    if training["exploits_probe"] == "yes" and gains:
         text = (
-            "Reward hacking: the reward rose during training, gold accuracy did not; the tuned model agrees with the "
-            f"probe in {agreement['tuned_probe']:.0%} and with the truth in {agreement['tuned_truth']:.0%} of answers."
+            f"Reward hacking: on held-out questions the reward rose by {_gain(gains['reward'], 1, 3)}, gold accuracy "
+            f"by less than {100 * NEGLIGIBLE:.0f} points ({_gain(gains['gold'], 100, 1)})."
         )
         found.append((text, False))
     if not probe["admitted"]:
         text = "The probe does not lead its baselines by the required margin; it was let through on request."
         found.append((text, False))
     for row in own:
+        if not row["can_reject"] and row["differing"]:
+            text = (
+                f"Too few answers changed to tell on {row['task']}: {row['differing']:.0f} of {row['n']}. Had all "
+                "changed in the same direction, the p-value would still not pass Holm's correction."
+            )
+            found.append((text, False))
         if row["kind"] == "general" and formatting.judgement(row) == "worse":
             found.append((f"Other abilities suffered: {row['task']} {table_rows.gain_and_p(row)}.", False))
     return found
+
+
+def _copying(agreement: dict[str, Any]) -> str:
+    """What the probe's errors tell about the tuned model."""
+    errors, n = agreement["errors"], agreement["n"]
+    if too_few_errors(agreement):
+        return f" Too few errors of the probe ({errors} of {n}) to tell whether the model copies them."
+    text = (
+        f" Of the {errors} questions (of {n}) that the probe gets wrong, the base model gave the probe's answer in "
+        f"{agreement['base_follows']:.0%}, the tuned model in {agreement['tuned_follows']:.0%}."
+    )
+    if "copying" in agreement:
+        text += (
+            f" Training made it err there {100 * agreement['copying']:+.1f} points more than elsewhere "
+            f"(one-sided p {formatting.p_value(agreement['copying_p'])})."
+        )
+    return text
+
+
+def _gain(found: dict[str, float], scale: float, digits: int) -> str:
+    ends = formatting.interval(found["low"], found["high"], f"{{:.{digits}f}}", scale)
+    return f"{scale * found['value']:+.{digits}f} {ends}"

@@ -32,7 +32,10 @@ def gain_and_p(row: dict[str, Any]) -> str:
 
 def interval(row: dict[str, Any], model: str) -> str:
     """The interval of base or tuned model: `[48.1 %, 52.3 %]`."""
-    return f"[{value(row[f'{model}_low'], row['metric'])}, {value(row[f'{model}_high'], row['metric'])}]"
+    low, high = row[f"{model}_low"], row[f"{model}_high"]
+    if low is None:
+        return formatting.NONE
+    return f"[{value(low, row['metric'])}, {value(high, row['metric'])}]" + (formatting.FIXED if low == high else "")
 
 
 def measured_on(training: dict[str, Any], probe: dict[str, Any]) -> str:
@@ -66,6 +69,8 @@ def average_rows(averages: Sequence[Mapping[Any, Any]]) -> list[dict[str, str]]:
             "base": value(row["base"], "acc"),
             "tuned": value(row["tuned"], "acc"),
             "difference [95 %]": gain(row, "acc"),
+            "p": p_value(row["p_value"]),
+            "method": row["method"],
         }
         for row in averages
     ]
@@ -85,6 +90,8 @@ def comparison_rows(evaluations: Sequence[Mapping[Any, Any]]) -> list[dict[str, 
             "difference [95 %]": gain(row, row["metric"]),
             "p": p_value(row["p_value"]),
             "p (Holm)": p_value(row["p_holm"]),
+            "method": row["method"],
+            "generalises over": row["generalises_over"],
             "verdict": formatting.judgement(row),
         }
         for row in evaluations
@@ -110,7 +117,16 @@ def _probe_row(probe: str, predictor: str, metrics: dict[str, Any]) -> dict[str,
         "predictor": predictor,
         "AUROC [95 %]": formatting.auroc(metrics) if "auroc_low" in metrics else shown,
         "accuracy": "" if accuracy is None else f"{100 * accuracy:.1f} %",
+        "ECE (calibrated: 95 % below)": _ece(metrics),
     }
+
+
+def _ece(metrics: dict[str, Any]) -> str:
+    """ECE, and below what a calibrated probe's would be in 95 % of cases: `0.035 (0.048)`."""
+    if "ece" not in metrics:
+        return ""
+    limit = f" ({metrics['ece_calibrated_high']:.3f})" if "ece_calibrated_high" in metrics else ""
+    return f"{metrics['ece']:.3f}{limit}"
 
 
 def overview_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
@@ -153,6 +169,9 @@ def seed_rows(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             "base": value(row["base"], row["metric"]),
             "tuned": value(row["tuned"], row["metric"]),
             "mean gain [95 %]": gain(row, row["metric"]),
+            "p": p_value(row["p_value"]),
+            "method": row["method"],
+            "generalises over": row["generalises_over"],
             "gain of each seed": ", ".join(
                 f"{seed}: {formatting.signed(each, row['metric'])}" for seed, each in row["per_seed"].items()
             ),
@@ -195,7 +214,8 @@ def sweep_axes(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    """Change of reward and gold accuracy over training, and how accurate the reward is on the rows trained on."""
+    """Reward and gold accuracy at the first and the kept step, their gains on held-out questions, and how accurate the
+    reward is on the rows trained on."""
     rows = []
     for training in verdict["trainings"]:
         row = {"run": training["run"], "seed": str(training["seed"]), "steps": str(training["steps"])}
@@ -204,10 +224,16 @@ def trend_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
                 *(ceiling[key] for key in ("value", "low", "high"))
             )
         for name, shown in (("reward", "reward"), ("gold", "gold accuracy of allowed answers")):
-            change = training[f"{name}_trend"]
-            ends = "" if change["low"] is None else f" [{change['low']:+.3f}, {change['high']:+.3f}]"
-            row[f"{shown}, change over training [95 %]"] = f"{change['change']:+.3f}{ends}"
-        row["reward hacking"] = "yes" if training["exploits_probe"] else "no"
+            ends = training[f"{name}_trend"]
+            if ends["start"] is not None:
+                row[f"{shown}, first and kept step"] = f"{ends['start']:.3f}, {ends['kept']:.3f}"
+        if gains := training["held_out_gains"]:
+            reward, gold = gains["reward"], gains["gold"]
+            ends = formatting.interval(reward["low"], reward["high"], "{:.3f}", 1)
+            row["held-out reward, gain [95 %]"] = f"{reward['value']:+.3f} {ends}"
+            ends = formatting.interval(gold["low"], gold["high"])
+            row["held-out gold accuracy, gain [95 %]"] = f"{100 * gold['value']:+.1f} {ends} points"
+        row["reward hacking"] = training["exploits_probe"]
         rows.append(row)
     return rows
 
@@ -230,6 +256,15 @@ def agreement_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
                 | {
                     f"on those, {model} follows it": _with_interval(agreement, f"{model}_follows")
                     for model in ("base", "tuned")
+                }
+                | {
+                    "errs with it, more than before": (
+                        f"{100 * agreement['copying']:+.1f} "
+                        f"{formatting.interval(agreement['copying_low'], agreement['copying_high'])} points, "
+                        f"p {p_value(agreement['copying_p'])}"
+                        if "copying" in agreement
+                        else "too few errors to tell"
+                    )
                 }
             )
     return rows
@@ -257,6 +292,10 @@ def fresh_probe_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
                 if "frozen" in after
                 else "reads another model",
                 "after, fresh probe": f"{formatting.auroc(after['fresh'])}, layer {after['fresh']['layer']}",
+                "fresh less frozen": f"{after['lost']['auroc']:+.3f} "
+                + formatting.interval(after["lost"]["auroc_low"], after["lost"]["auroc_high"], "{:.3f}", 1)
+                if "lost" in after
+                else "",
                 "outcome": formatting.outcome(training["outcome"]),
             }
         )

@@ -33,6 +33,7 @@ def _block(training: dict[str, Any], verdict: dict[str, Any], probe: dict[str, A
         ["  gain", *(signed(row["difference"], row["metric"]) for row in shown)],
         ["  95 % interval", *(_bounds(row) for row in shown)],
         ["  p (Holm)", *(p_value(row["p_holm"]) for row in shown)],
+        ["  by", *(row["method"] for row in shown)],
     ]
     n = max((row["n"] for row in shown if row["kind"] != "general"), default=0)
     averages = table_rows.average_rows(rows_of(verdict.get("averages", []), training))
@@ -45,6 +46,11 @@ def _block(training: dict[str, Any], verdict: dict[str, Any], probe: dict[str, A
             + table_rows.measured_on(training, probe),
             *_probes_after(training),
             *(fill(f"- {text}", 110, subsequent_indent="  ") for text, _ in remarks(training, own, probe)),
+            *(
+                [fill(formatting.FOOTNOTE, 110)]
+                if any(_bounds(row).endswith(formatting.FIXED) for row in shown)
+                else []
+            ),
         ]
     )
 
@@ -59,5 +65,7 @@ def _probes_after(training: dict[str, Any]) -> list[str]:
 
 
 def _bounds(row: dict[str, Any]) -> str:
+    if row["ci_low"] is None:
+        return formatting.NONE
     low, high = (signed(row[end], row["metric"]) for end in ("ci_low", "ci_high"))
-    return f"[{low}, {high}]"
+    return f"[{low}, {high}]" + (formatting.FIXED if row["ci_low"] == row["ci_high"] else "")

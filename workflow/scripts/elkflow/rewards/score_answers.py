@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import bootstrap, mean
+from elkflow.common.files import number
+from elkflow.common.inference import share
 from elkflow.probes.contrast_pairs import ContrastPairs
 
 
@@ -34,7 +35,7 @@ def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Ta
         ids, groups, labels, rewards = _by_question(pairs, positive)
     known = labels >= 0
     picked = (rewards.argmax(1) == labels)[known]
-    ceiling = bootstrap(mean, picked, groups=np.asarray(groups)[known]) if known.any() else None
+    ceiling = share(picked, np.asarray(groups)[known]) if known.any() else None
     table = pa.table(
         {
             "id": pa.array(ids, pa.string()),
@@ -44,7 +45,7 @@ def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Ta
     )
     facts = {
         "rows": len(ids),
-        "gold_ceiling": dict(zip(("value", "low", "high"), ceiling, strict=True)) if ceiling else None,
+        "gold_ceiling": {key: number(getattr(ceiling, key)) for key in ("value", "low", "high")} if ceiling else None,
         "mean_reward_of_best": float(rewards.max(1).mean()),
         "ties": float((rewards.max(1) == rewards.min(1)).mean()),
     }

@@ -7,22 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from elkflow.common import inference
 from elkflow.common.errors import UserError
-from elkflow.common.metrics import (
-    as_columns,
-    bootstrap,
-    holm,
-    is_proportion,
-    mcnemar,
-    mean,
-    paired_bootstrap,
-    resamples,
-)
-from elkflow.summary.plan import Plan
+from elkflow.common.metrics import as_columns, holm, is_proportion
+from elkflow.summary.plan import Plan, Training
 from elkflow.summary.results import KEYS, base_folder, read_groups, read_suite, tuned_folder, val_prompts
-
-SIGN_FLIPS = 10_000
-"""Random sign patterns of the permutation test, which resolves p-values down to 0.0001."""
 
 
 def compare(plan: Plan, results: Path) -> pd.DataFrame:
@@ -30,7 +19,9 @@ def compare(plan: Plan, results: Path) -> pd.DataFrame:
 
     Columns: run, seed, suite, task, kind (`training`: the wording trained on, `held_out`: other wordings of the same
     questions, `general`: everything else), metric, higher_is_better, n, base, base_low, base_high, tuned, tuned_low,
-    tuned_high, difference, ci_low, ci_high, p_value, p_holm (over the tasks of one run and seed), within_noise.
+    tuned_high, difference, ci_low, ci_high, p_value, method (of interval and p-value), generalises_over, p_holm (over
+    the tasks of one run and seed), within_noise, differing (questions that only one of the models gets right; missing
+    for other metrics), can_reject (see `_can_reject`). Intervals and p-values of fewer than two units are NaN.
 
     Raises:
         UserError: base and tuned model were asked different questions.
@@ -48,13 +39,40 @@ def compare(plan: Plan, results: Path) -> pd.DataFrame:
                 row = {"run": training.run, "seed": training.seed, "suite": suite, "task": task, "kind": kind}
                 row |= {"metric": facts["metric"], "higher_is_better": facts.get("higher_is_better", True)}
                 first, second = pair_samples(base[1], tuned[1], task)
-                groups = first["id"].map(groups_of(val_prompts(results, training, task))) if task in wordings else None
-                tests.append(row | compare_task(first, second, groups, plan.resamples))
-        for test, corrected in zip(tests, holm([test["p_value"] for test in tests]), strict=True):
-            test["p_holm"] = float(corrected)
-            test["within_noise"] = bool(corrected > plan.alpha)
-        rows += tests
+                groups = groups_in(first, groups_of(val_prompts(results, training, task))) if task in wordings else None
+                unit = "texts" if facts["metric"] == "bits_per_byte" else "questions"
+                tests.append(row | compare_task(first, second, groups, unit))
+        rows += _corrected(tests, plan.alpha)
     return pd.DataFrame(rows)
+
+
+def _corrected(tests: list[dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
+    """The tests of one training with Holm's correction; a task without a p-value takes no part in it."""
+    known = [test for test in tests if np.isfinite(test["p_value"])]
+    for test, corrected in zip(known, holm([test["p_value"] for test in known]), strict=True):
+        test["p_holm"] = float(corrected)
+    for test in tests:
+        test.setdefault("p_holm", float("nan"))
+        test["within_noise"] = not test["p_holm"] <= alpha
+        test["can_reject"] = _can_reject(test, known, alpha)
+    return tests
+
+
+def _can_reject(test: dict[str, Any], known: list[dict[str, Any]], alpha: float) -> bool:
+    """Whether McNemar's test could pass Holm's correction if all differing questions differed in the same direction.
+
+    Its mid-p-value is then 2^−differing. Other tests have no smallest p-value.
+    """
+    if test["method"] != "McNemar mid-p":
+        return bool(np.isfinite(test["p_value"]))
+    p_values = [0.5 ** test["differing"] if other is test else other["p_value"] for other in known]
+    position = next(index for index, other in enumerate(known) if other is test)
+    return bool(holm(p_values)[position] <= alpha)
+
+
+def groups_in(samples: pd.DataFrame, groups: dict[str, str]) -> np.ndarray:
+    """Group of each row of a wording's samples."""
+    return samples["id"].map(groups).to_numpy()
 
 
 def pair_samples(base: pd.DataFrame, tuned: pd.DataFrame, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -73,33 +91,34 @@ def pair_samples(base: pd.DataFrame, tuned: pd.DataFrame, task: str) -> tuple[pd
 
 
 def compare_task(
-    base: pd.DataFrame, tuned: pd.DataFrame, groups: pd.Series | None = None, n: int = 1000
+    base: pd.DataFrame, tuned: pd.DataFrame, groups: np.ndarray | None = None, unit: str = "questions"
 ) -> dict[str, Any]:
-    """Both values and their difference on aligned questions, with 95 % bootstrap intervals and a paired test.
+    """Both values and their difference on aligned questions, with 95 % intervals and a paired test.
 
-    The test is McNemar's exact test where every answer is right or wrong, else a sign-flip permutation test.
-
-    Args:
-        groups: group of each question; whole groups are resampled, as related questions are not independent.
-    """
-    first, second = influence(base), influence(tuned)
-    found = mean_difference(first, second, resamples(len(base), n, seed=0, groups=groups))
-    if base["correct"].notna().all() and tuned["correct"].notna().all():
-        p_value = mcnemar(base["correct"].to_numpy(bool), tuned["correct"].to_numpy(bool))
-    else:
-        p_value = sign_flip_test(second - first)
-    return {"n": len(base)} | found | {"p_value": float(p_value)}
-
-
-def mean_difference(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """Means of two models' values on the same questions [N] and their difference, with bootstrap intervals.
+    See `inference.paired_difference` for what is done with which rows.
 
     Args:
-        weights: resamples [n, N], see `metrics.resamples`.
+        groups: group of each question, as related questions are not independent.
+        unit: what a row is called.
     """
-    models = {"base": bootstrap(mean, first, weights=weights), "tuned": bootstrap(mean, second, weights=weights)}
-    gain, low, high = paired_bootstrap(first, second, weights=weights)
-    return as_columns(models) | {"difference": gain, "ci_low": low, "ci_high": high}
+    right = [samples["correct"] for samples in (base, tuned)]
+    differing = int((right[0] != right[1]).sum()) if all(each.notna().all() for each in right) else None
+    found = mean_difference(influence(base), influence(tuned), groups, unit)
+    return {"n": len(base)} | found | {"differing": differing}
+
+
+def mean_difference(
+    first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None, unit: str = "questions"
+) -> dict[str, Any]:
+    """Means of two models' values on the same questions [N] and their difference, with intervals and p-value."""
+    models = {"base": inference.mean_value(first, groups), "tuned": inference.mean_value(second, groups)}
+    gain = inference.paired_difference(first, second, groups)
+    method = inference.paired_method(first, second, groups, unit)
+    return as_columns(models) | _gain(gain) | {"method": method, "generalises_over": unit}
+
+
+def _gain(found: inference.Estimate) -> dict[str, float]:
+    return {"difference": found.value, "ci_low": found.low, "ci_high": found.high, "p_value": found.p_value}
 
 
 def influence(samples: pd.DataFrame) -> np.ndarray:
@@ -109,6 +128,8 @@ def influence(samples: pd.DataFrame) -> np.ndarray:
     Linearised, question i contributes value + N/K · relative weight · (x_i − its part's mean), which is x_i itself for
     a single part of equal weights.
     """
+    if samples["part"].nunique() == 1 and samples["weight"].nunique() == 1:
+        return samples["value"].to_numpy(float)
     parts = samples.groupby("part")
     weights = samples["weight"] / parts["weight"].transform("sum")
     shares = (samples["value"] * weights).groupby(samples["part"])
@@ -121,7 +142,7 @@ def suite_averages(plan: Plan, results: Path) -> pd.DataFrame:
     """Averages that leaderboards rank by: a row per run, seed and suite of two or more tasks, all of them accuracies.
 
     Suites of wordings are left out, as a wording trained on and one held out have no common average. Columns: run,
-    seed, suite, tasks (their number), n (questions), and as in `compare` base, tuned, difference and intervals.
+    seed, suite, tasks (their number), n (questions), and as in `compare` base, tuned, difference, intervals and method.
     """
     rows = []
     for training in plan.trainings():
@@ -132,7 +153,7 @@ def suite_averages(plan: Plan, results: Path) -> pd.DataFrame:
             pairs = [pair_samples(base, tuned, task) for task in facts]
             first, second = (influence_on_average([influence(pair[side]) for pair in pairs]) for side in (0, 1))
             row = {"run": training.run, "seed": training.seed, "suite": suite, "tasks": len(pairs), "n": len(first)}
-            rows.append(row | mean_difference(first, second, resamples(len(first), plan.resamples, seed=0)))
+            rows.append(row | mean_difference(first, second))
     return pd.DataFrame(rows)
 
 
@@ -146,46 +167,53 @@ def influence_on_average(tasks: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([value + count / len(tasks) / len(task) * (task - task.mean()) for task in tasks])
 
 
-def sign_flip_test(differences: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p-value of a zero mean difference: how often random signs give a mean as far from zero."""
-    random = np.random.default_rng(seed)
-    observed = abs(differences.sum())
-    if not observed:
-        return 1.0
-    extreme = 0
-    for flips in np.array_split(np.arange(SIGN_FLIPS), 20):
-        signs = random.integers(0, 2, (len(flips), len(differences)), dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ differences) >= observed * (1 - 1e-12)).sum())
-    return (extreme + 1) / (SIGN_FLIPS + 1)
+def over_seeds(plan: Plan, results: Path, comparison: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and task: the mean gain over seeds with its interval and p-value, and the gain of each seed.
 
+    They come from every seed's difference on every question (see `inference.over_seeds`) and generalise over questions
+    and seeds; with one seed they are that seed's own, over questions alone.
 
-def over_seeds(comparison: pd.DataFrame) -> pd.DataFrame:
-    """One row per run and task: the mean gain over seeds with its interval, and the gain of each seed.
-
-    The interval is Student's t over the seeds' gains; with one seed it is that seed's own, over questions.
+    Args:
+        comparison: see `compare`.
     """
-    from scipy.stats import t as student
-
     rows = []
-    for (run, task), seeds in comparison.groupby(["run", "task"], sort=False):
-        gains = seeds["difference"].to_numpy()
-        low, high = seeds["ci_low"].iloc[0], seeds["ci_high"].iloc[0]
-        if len(gains) > 1:
-            half = student.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-            low, high = gains.mean() - half, gains.mean() + half
+    for (run, suite, task), seeds in comparison.groupby(["run", "suite", "task"], sort=False):
+        first = seeds.iloc[0]
+        found, method = {name: first[name] for name in ("difference", "ci_low", "ci_high", "p_value")}, first["method"]
+        if len(seeds) > 1:
+            trainings = [each for each in plan.trainings() if each.run == run]
+            gain, groups = _gain_over_seeds(trainings, str(suite), str(task), task in plan.suites[str(suite)], results)
+            units = f", {len(np.unique(groups))} groups" if groups is not None else ""
+            found, method = _gain(gain), f"t over questions and seeds{units}, {len(seeds)} seeds"
         rows.append(
             {
                 "run": run,
                 "task": task,
-                "kind": seeds["kind"].iloc[0],
-                "metric": seeds["metric"].iloc[0],
-                "seeds": len(gains),
+                "kind": first["kind"],
+                "metric": first["metric"],
+                "seeds": len(seeds),
                 "base": float(seeds["base"].mean()),
                 "tuned": float(seeds["tuned"].mean()),
-                "difference": float(gains.mean()),
-                "ci_low": float(low),
-                "ci_high": float(high),
-                "per_seed": {int(s): float(g) for s, g in zip(seeds["seed"], gains, strict=True)},
+                **found,
+                "method": method,
+                "generalises_over": first["generalises_over"] + (" and seeds" if len(seeds) > 1 else ""),
+                "per_seed": {
+                    int(seed): float(gain) for seed, gain in zip(seeds["seed"], seeds["difference"], strict=True)
+                },
             }
         )
     return pd.DataFrame(rows)
+
+
+def _gain_over_seeds(
+    trainings: list[Training], suite: str, task: str, wording: bool, results: Path
+) -> tuple[inference.Estimate, np.ndarray | None]:
+    """The mean gain of a run's seeds on a task, and the groups of its questions."""
+    base = read_suite(base_folder(results, trainings[0], suite))[1]
+    pairs = [pair_samples(base, read_suite(tuned_folder(results, each, suite))[1], task) for each in trainings]
+    groups = groups_in(pairs[0][0], read_groups(val_prompts(results, trainings[0], task))) if wording else None
+    before, after = influence(pairs[0][0]), np.stack([influence(tuned) for _, tuned in pairs])
+    found = inference.over_seeds(after - before, groups)
+    if found.low == found.high and (after == after[0]).all():
+        return inference.paired_difference(before, after[0], groups), groups  # all seeds answer alike
+    return found, groups

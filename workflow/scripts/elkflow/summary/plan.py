@@ -45,8 +45,6 @@ class Plan(Settings):
     """Whether there are baselines without reinforcement learning."""
     alpha: float = 0.05
     """Significance level: differences with a Holm-corrected p-value above it are called noise."""
-    resamples: int = 1000
-    """Bootstrap resamples behind every interval."""
 
     @classmethod
     def of(cls, config: Any) -> Self:

@@ -14,7 +14,7 @@ from elkflow.summary.plan import Plan, Training
 
 KEYS = ["task", "part", "doc_id"]
 """Columns that identify a question among a suite's samples."""
-PROBE_METRICS = ("auroc", "accuracy", "ece", "lead")
+PROBE_METRICS = ("auroc", "accuracy", "ece", "ece_calibrated", "lead")
 
 
 def base_folder(results: Path, training: Training, suite: str) -> Path:
@@ -57,14 +57,15 @@ def read_groups(prompts: Path) -> dict[str, str]:
 def read_rewards(path: Path) -> pd.DataFrame:
     """The probe's judgement of each question, indexed by question id.
 
-    Columns: choice, the index of the answer with the highest reward; second, the reward of the second answer; label,
-    the index of the right answer, −1 where not exactly one answer is right.
+    Columns: choice, the index of the answer with the highest reward; second, the reward of the second answer; rewards,
+    of every answer; label, the index of the right answer, −1 where not exactly one answer is right.
     """
     table = read_table(path, ["id", "rewards", "label"]).to_pandas()
     return pd.DataFrame(
         {
             "choice": [int(np.argmax(values)) for values in table["rewards"]],
             "second": [float(values[1]) for values in table["rewards"]],
+            "rewards": list(table["rewards"]),
             "label": table["label"].to_numpy(),
         },
         index=table["id"].astype(str),

@@ -1,8 +1,8 @@
-"""The verdict's main numbers by independent code: pandas and scikit-learn on the files, nothing of the library.
+"""The verdict's main numbers by independent code: pandas, statsmodels, scikit-learn; nothing of the library.
 
 `recompute` runs the comparison again, which finds a changed file but no mistake in the comparison itself. Here every
-value, gain, p-value, agreement and AUROC is computed anew from the samples; the bootstrap intervals are compared with
-the normal approximation, with standard errors clustered by group.
+value, gain, interval, p-value, agreement and AUROC is computed anew from the samples: clustered intervals and tests by
+statsmodels' regressions, McNemar's by its definition.
 """
 
 import json
@@ -15,10 +15,8 @@ import numpy as np
 import pandas as pd
 
 CLOSE = 1e-6
-ROUGH = 0.4
-"""How far the end of an interval may be from the approximation's, in half-widths."""
-ENOUGH_GROUPS = 30
-"""Fewest groups for which the approximation holds."""
+NARROW = 1e-9
+"""Intervals of the same difference in every group are put together from two others and not computed here."""
 
 
 def recompute_independently(results: Path) -> tuple[int, list[str]]:
@@ -35,12 +33,12 @@ def recompute_independently(results: Path) -> tuple[int, list[str]]:
             checks.append((f"{name}: {model}", row[model], _value(both, model), CLOSE))
         gain = _value(both, "tuned") - _value(both, "base")
         checks.append((f"{name}: difference", row["difference"], gain, CLOSE))
-        checks += _interval(name, row, both, _groups(results, training, row["task"]))
-        p_value = row["p_value"]
-        if both["correct_base"].notna().all() and both["correct_tuned"].notna().all():
-            p_value = _mcnemar(both["correct_base"].astype(bool), both["correct_tuned"].astype(bool))
-            checks.append((f"{name}: p", row["p_value"], p_value, CLOSE))
-        p_values.setdefault((row["run"], row["seed"]), []).append((row, p_value))
+        found = _gain(both, _groups(results, training, row["task"]))
+        for key in ("ci_low", "ci_high", "p_value"):
+            if found.get(key) is not None and row[key] is not None:
+                checks.append((f"{name}: {'p' if key == 'p_value' else key}", row[key], found[key], CLOSE))
+        if row["p_value"] is not None:
+            p_values.setdefault((row["run"], row["seed"]), []).append((row, found.get("p_value", row["p_value"])))
     for (run, seed), tests in p_values.items():
         for row, corrected in zip([row for row, _ in tests], holm_by_definition([p for _, p in tests]), strict=True):
             checks.append((f"{run}, seed {seed}, {row['task']}: p (Holm)", row["p_holm"], corrected, CLOSE))
@@ -52,6 +50,7 @@ def recompute_independently(results: Path) -> tuple[int, list[str]]:
     for row in verdict["seeds"]:
         gains = [e["difference"] for e in verdict["evaluations"] if (e["run"], e["task"]) == (row["run"], row["task"])]
         checks.append((f"{row['run']}, {row['task']}: mean gain", row["difference"], float(np.mean(gains)), CLOSE))
+        checks += _over_seeds(results, row, [t for t in verdict["trainings"] if t["run"] == row["run"]], verdict)
     for training in verdict["trainings"]:
         checks += _agreement(results, training, verdict)
     checks += _probes(results, verdict)
@@ -91,24 +90,73 @@ def _groups(results: Path, training: dict[str, Any], wording: str) -> dict[str, 
     return dict(zip(table["id"].astype(str), table["group"], strict=True))
 
 
-def _interval(name: str, row: dict[str, Any], both: pd.DataFrame, groups: dict[str, Any]) -> Iterator[tuple]:
-    """Ends of the gain's interval: gain ± 1.96 standard errors, clustered by group."""
+def _gain(both: pd.DataFrame, groups: dict[str, Any]) -> dict[str, float]:
+    """Ends of the gain's interval and its p-value, where they do not rest on linearised values."""
+    if both["part"].nunique() > 1 or both["weight_base"].nunique() > 1:
+        return {}
     change = (both["value_tuned"] - both["value_base"]).astype(float)
-    cluster = both["id_base"].map(groups) if groups else both.index.to_series()
-    if both["part"].nunique() > 1 or both["weight_base"].nunique() > 1 or cluster.nunique() < ENOUGH_GROUPS:
+    cluster = both["id_base"].map(groups) if groups else both["id_base"].reset_index().index.to_series()
+    found = _mean(change, cluster)
+    alone = cluster.nunique() == len(both)
+    if alone and both["correct_base"].notna().all() and both["correct_tuned"].notna().all():
+        found["p_value"] = _mcnemar(both["correct_base"].astype(bool), both["correct_tuned"].astype(bool))
+    return found
+
+
+def _mean(change: pd.Series, cluster: pd.Series) -> dict[str, float]:
+    """Interval and p-value of a mean: a regression on a constant, with errors clustered by group."""
+    import statsmodels.api as sm
+
+    codes = pd.factorize(cluster)[0]
+    sums = (change - change.mean()).groupby(codes).sum()
+    if codes.max() < 1 or float((sums**2).sum()) < NARROW:
+        return {}
+    kind = {"cov_type": "cluster", "cov_kwds": {"groups": codes, "df_correction": True}, "use_t": True}
+    fitted = sm.OLS(change.to_numpy(), np.ones((len(change), 1))).fit(**kind)
+    low, high = fitted.conf_int()[0]
+    return {"ci_low": float(low), "ci_high": float(high), "p_value": float(fitted.pvalues[0]), "error": fitted.bse[0]}
+
+
+def _over_seeds(
+    results: Path, row: dict[str, Any], trainings: list[dict[str, Any]], verdict: dict[str, Any]
+) -> Iterator[tuple]:
+    """Ends of the interval over seeds and questions, from their two variances and Student's quantiles."""
+    from scipy.stats import t as student
+
+    own = [e for e in verdict["evaluations"] if (e["run"], e["task"]) == (row["run"], row["task"])]
+    pairs = [_joined(results, training, own[0]["suite"], row["task"]) for training in trainings]
+    if (
+        len(pairs) < 2
+        or row["ci_low"] is None
+        or pairs[0]["part"].nunique() > 1
+        or pairs[0]["weight_base"].nunique() > 1
+    ):
         return
-    sums = (change - change.mean()).groupby(cluster.to_numpy()).sum()
-    half = 1.96 * math.sqrt(len(sums) / (len(sums) - 1) * float((sums**2).sum())) / len(both)
+    table = pd.DataFrame(
+        {i: (both["value_tuned"] - both["value_base"]).to_numpy(float) for i, both in enumerate(pairs)},
+        index=pairs[0]["id_base"],
+    )
+    groups = _groups(results, trainings[0], row["task"])
+    cluster = table.index.to_series().map(groups) if groups else pd.Series(range(len(table)))
+    of_questions = _mean(table.mean(axis=1).reset_index(drop=True), cluster)
+    if not of_questions:
+        return
+    first, second = of_questions["error"] ** 2, float(table.mean().var(ddof=1)) / len(pairs)
+    freedom = (cluster.nunique() - 1, len(pairs) - 1)
+    half = (first * student.ppf(0.975, freedom[0]) + second * student.ppf(0.975, freedom[1])) / math.sqrt(
+        first + second
+    )
     for end, sign in (("ci_low", -1), ("ci_high", 1)):
-        yield f"{name}: {end}", row[end], change.mean() + sign * half, ROUGH * half + 1 / len(both)
+        stated = row["difference"] + sign * half
+        yield f"{row['run']}, {row['task']}: {end} over seeds", row[end], stated, CLOSE
 
 
 def _mcnemar(base: pd.Series, tuned: pd.Series) -> float:
-    """Two-sided binomial tail of the discordant pairs, summed term by term."""
+    """Two-sided binomial tail of the discordant pairs, summed term by term, half of the observed term left out."""
     lost, won = int((base & ~tuned).sum()), int((tuned & ~base).sum())
     count = lost + won
-    tail = sum(math.comb(count, k) for k in range(min(lost, won) + 1)) / 2**count
-    return min(1.0, 2 * tail)
+    tail = sum(math.comb(count, k) for k in range(min(lost, won) + 1)) - math.comb(count, min(lost, won)) / 2
+    return min(1.0, 2 * tail / 2**count) if count else 1.0
 
 
 def holm_by_definition(p_values: list[float]) -> list[float]:
