@@ -37,7 +37,8 @@ def model_card(training: dict[str, Any], verdict: dict[str, Any], results: Path,
     return environment.get_template("card.md").render(
         front_matter=yaml.safe_dump(front_matter(training, rows, model, licence), sort_keys=False, allow_unicode=True),
         training=training,
-        results=formatting.markdown(shown),
+        results=formatting.markdown(shown)
+        + (f"\n{formatting.FOOTNOTE}\n" if any(formatting.fixed(row) for row in rows) else ""),
         outcome=OUTCOMES.get(training["outcome"]),
         agreement=training["agreement"].get(training["wording"]),
         probe=probe,

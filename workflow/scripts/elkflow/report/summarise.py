@@ -41,7 +41,10 @@ def summarise(plan: Plan, results: Path, out: Path) -> None:
         verdict = build_verdict(plan, results)
     comparison = pd.DataFrame(verdict["evaluations"])
     tables = [table_rows.comparison_rows(verdict["evaluations"]), table_rows.average_rows(verdict["averages"])]
-    write_text(out / "comparison.md", "\n".join(formatting.markdown(rows) for rows in tables if rows))
+    texts = [formatting.markdown(rows) for rows in tables if rows]
+    if any(formatting.fixed(row) for row in verdict["evaluations"]):
+        texts.append(formatting.FOOTNOTE + "\n")
+    write_text(out / "comparison.md", "\n".join(texts))
     write_text(out / "probes.md", formatting.markdown(table_rows.probe_rows(verdict["probes"])))
     for name, table in (("comparison", comparison), ("probes", probe_table(verdict["probes"]))):
         with atomic(out / f"{name}.csv") as temporary:
