@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     check_against_manifests(arguments.model, arguments.adapter, arguments.prompts)
     facts = merge(arguments.model, arguments.adapter, arguments.prompts, arguments.merged, arguments.model_settings)
-    trained = next((read_json(path)["facts"] for path in arguments.lineage if "kept" in read_json(path)["facts"]), {})
+    trained: dict = next((read_json(path)["facts"] for path in arguments.lineage if "kept" in read_json(path)["facts"]), {})
     write_manifest(
         arguments.manifest,
         outputs={"checkpoint": arguments.merged},

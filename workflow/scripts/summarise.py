@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from elkflow.common.cli import parse, run
-from elkflow.common.errors import UserError, explain
+from elkflow.common.errors import UserError, validation_message
 from elkflow.common.files import read_json
 from elkflow.report.summarise import summarise
 from elkflow.summary.plan import Plan
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         plan = Plan.model_validate(read_json(arguments.plan))
     except ValidationError as error:
-        raise UserError(f"{arguments.plan}: {explain(error, Plan)}") from None
+        raise UserError(f"{arguments.plan}: {validation_message(error, Plan)}") from None
     summarise(plan, arguments.results, arguments.output)
 
 
