@@ -18,7 +18,7 @@ def test_the_planted_layer_is_found(whole):
     _, _, probe = whole
     facts = read_json(probe / "probe.json")
     assert facts["layer"] == 1
-    assert facts["metrics"]["auroc_low"] > 0.95
+    assert facts["metrics"]["auroc"] > 0.99 and facts["metrics"]["auroc_low"] > 0.87  # of 30 groups
     assert facts["rows"] == {"fit": 180, "selection": 60, "val": 120}
     assert facts["gate"]["passed"] is True
     assert facts["model"]["hash"] == "abc" and facts["model"]["path"] == "../../models/tiny/checkpoint"

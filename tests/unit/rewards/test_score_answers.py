@@ -56,7 +56,7 @@ def test_rewards_are_probabilities_of_each_answer(whole):
     assert rewards[:, 1] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-5)
     ceiling = manifest["facts"]["gold_ceiling"]
     assert ceiling["value"] == pytest.approx((rewards.argmax(1) == val.labels).mean())
-    assert 0.9 < ceiling["low"] <= ceiling["value"] <= ceiling["high"] <= 1
+    assert 0.87 < ceiling["low"] <= ceiling["value"] <= ceiling["high"] <= 1
     assert table["id"].tolist() == [f"val-{row}" for row in range(120)]
 
 
