@@ -142,7 +142,7 @@ def test_several_wordings_and_probes_have_their_figures(finished, tmp_path):
     for figure in ("layers", "reliability", "rewards", "wordings", "transfer"):
         assert (summary / f"{figure}.png").read_bytes()[:4] == b"\x89PNG"
     page = (summary / "probe.html").read_text(encoding="utf-8")
-    assert "Does it know truth, or its own dataset?" in page and "How much the way of asking matters" in page
+    assert "Does the probe read truth, or its own dataset?" in page and "How much the wording matters" in page
     tested = pd.read_csv(folder / "results" / "probes" / name / "transfer.csv")
     assert set(tested["tested_on"]) == {name, "second"} and set(tested["statistics"]) == {"stored", "own"}
     assert len(pd.read_csv(folder / "results" / "probes" / "second" / "wordings.csv")) == 2
