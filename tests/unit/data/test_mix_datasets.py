@@ -129,7 +129,7 @@ def test_a_probe_is_reported_on_each_member(tmp_path):
     probe = train(tmp_path, splits, methods=["logistic"], allow_weak_probe=True)
     found = pd.read_csv(probe / "datasets.csv").set_index("dataset")
     assert found.index.tolist() == ["made_up", "known", "unknown"] and found["rows"].tolist() == [240, 120, 120]
-    assert found["auroc_low"]["known"] > 0.95 and found["auroc_low"]["unknown"] < 0.5 < found["auroc_high"]["unknown"]
+    assert found["auroc_low"]["known"] > 0.85 and found["auroc_low"]["unknown"] < 0.5 < found["auroc_high"]["unknown"]
     assert found["auroc"]["made_up"] == pytest.approx(read_json(probe / "probe.json")["metrics"]["auroc"])
 
 

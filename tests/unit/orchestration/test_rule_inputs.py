@@ -31,7 +31,8 @@ def config(tmp_path_factory) -> dict:
         "one": probe | {"dataset": "rivers", "transfer": ["two"]},
     }
     (run,) = raw["runs"].values()
-    raw["runs"] = {"r": run | {"probe": "two", "seeds": [0, 3]}, "s": run | {"probe": "one", "reward": "pathlib:Path"}}
+    raw["runs"] = {"r": run | {"probe": "two", "seeds": [0, 3]}, "s": run | {"probe": "one"}}
+    raw["runs"]["s"] |= {"reward": "pathlib:Path", "ppo": run["ppo"] | {"actions": "sampled"}}
     return raw
 
 
