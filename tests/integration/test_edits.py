@@ -37,7 +37,8 @@ def own(tmp_path_factory) -> Path:
     config["datasets"]["countries"]["facts"] = {"table": "facts.csv"}
     config["datasets"]["rivers"]["wordings"]["training"] = "own.yaml"
     config["probes"]["truth"]["dataset"] = "countries"
-    config["runs"]["quickstart"] |= {"dataset": "rivers", "reward": "own_reward:brevity"}
+    run = config["runs"]["quickstart"]
+    run |= {"dataset": "rivers", "reward": "own_reward:brevity", "ppo": run["ppo"] | {"actions": "sampled"}}
     write_config(folder / "config.yaml", config)
     snakemake(folder, "--cores", "2")
     assert planned(folder) == set()
