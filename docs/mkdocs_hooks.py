@@ -26,6 +26,8 @@ PAGES = {
 """Pages from outside docs/: path in the repository, and in the site."""
 SOURCES = {page: source for source, page in PAGES.items()}
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
+FENCE = re.compile(r"^```(\w+) +(?:(?:file|task)=(\S+)|\S+)$", re.MULTILINE)
+"""A code block that says what the tests do with it: that it is this file, or how it is run."""
 FORMULA = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 
 
@@ -53,7 +55,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to files of the repository into links within the site; those that lead nowhere are left to mkdocs."""
+    """Turn links to files of the repository into links within the site; those that lead nowhere are left to mkdocs.
+
+    Of what stands behind a code block's language only a file's name is shown, as its title.
+    """
 
     def turned(match: re.Match[str]) -> str:
         path = in_repository(page.file.src_uri, match[1])
@@ -61,7 +66,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return match[0]
         return os.path.relpath(in_site(path), posixpath.dirname(page.file.src_uri) or ".") + (match[2] or "")
 
-    return LINK.sub(turned, markdown)
+    def titled(match: re.Match[str]) -> str:
+        return f"```{match[1]}" + (f' title="{match[2]}"' if match[2] else "")
+
+    return FENCE.sub(titled, LINK.sub(turned, markdown))
 
 
 def on_page_content(content: str, **_: Any) -> str:
