@@ -28,13 +28,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(Arguments, argv)
     check_against_manifests(arguments.model, arguments.adapter, arguments.prompts)
     facts = merge(arguments.model, arguments.adapter, arguments.prompts, arguments.merged, arguments.model_settings)
-    trained: dict = next((read_json(path)["facts"] for path in arguments.lineage if "kept" in read_json(path)["facts"]), {})
+    facts_of = [read_json(path)["facts"] for path in arguments.lineage]
+    kept = next((told["kept"] for told in facts_of if "kept" in told), None)
     write_manifest(
         arguments.manifest,
         outputs={"checkpoint": arguments.merged},
         inputs=dict(zip(("model", "adapter"), arguments.lineage, strict=True)),
         settings=arguments.model_settings.loading(),
-        step=trained.get("kept"),
+        step=kept,
         **facts,
     )
 
