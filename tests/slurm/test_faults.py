@@ -22,7 +22,7 @@ from .conftest import SLOW, Run, edited_profile, wait_for
 pytestmark = SLOW
 
 SCRIPT = "train_ppo.py"
-STEPS, CHECKPOINT = 60, 5  # many more than a run does between its first checkpoint and being stopped
+STEPS, CHECKPOINT = 400, 5  # many more than a run does between its first checkpoint and being stopped
 SEEDS = {"fails": 0, "hangs": 1, "memory": 2, "cancelled": 3, "node": 4}  # what happens to the run of each seed
 STRUCK = ("fails", "hangs", "cancelled", "node")  # at work; too little memory ends a run before it starts
 TARGETS = [f"results/runs/faulty/seed{seed}/manifest.json" for seed in SEEDS.values()]
@@ -37,7 +37,7 @@ def checkpoint(folder: Path, fault: str) -> int:
 def went_on_after(folder: Path, fault: str) -> int:
     """The step from whose checkpoint PPO went on when it was last started; 0 if it began anew."""
     log = (folder / f"logs/runs/faulty/seed{SEEDS[fault]}/train_ppo.log").read_text()
-    found = re.search(r"going on after step (\d+)", log)
+    found = re.search(r"resuming after step (\d+)", log)
     return int(found[1]) if found else 0
 
 
