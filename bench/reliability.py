@@ -13,29 +13,23 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
+from snakemake.utils import update_config
 
 from elkflow.common.files import read_json, write_json
 from elkflow.common.memory import keep_freed_memory
 from elkflow.config.config import Config
 from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
-from elkflow.ppo.closed_trainer import ClosedTrainer
 from elkflow.ppo.policy import Policy
 from elkflow.ppo.questions import read_questions, table_rewards
 from elkflow.ppo.session import Session
-from elkflow.ppo.trainer import Trainer
+from elkflow.ppo.train_ppo import train_session
 
 ROUNDINGS = {"": {}, "float32": {"dtype": "float32"}, "1 thread": {"threads": 1}}
 """What computes the same in other roundings: as configured, another precision, another order of sums."""
-
-
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    nested = {key: merged(base[key], value) for key, value in over.items() if isinstance(base.get(key), dict)}
-    return base | over | nested
 
 
 def train(results: Path, config: Config, name: str, seed: int, rounding: str, rows: str, folder: Path) -> dict:
@@ -46,7 +40,10 @@ def train(results: Path, config: Config, name: str, seed: int, rounding: str, ro
     prompts = results / "prompts" / run.policy / run.dataset / run.wording
     tables = results / "rewards" / run.probe / run.dataset
     tokenizer = load_tokenizer(checkpoint)
-    asked, held_out = (read_questions(prompts / f"{part}.parquet", tokenizer, 1, 10**9) for part in ("ppo", rows))
+    tokens, context = run.ppo.max_new_tokens, read_json(checkpoint / "config.json")["max_position_embeddings"]
+    asked, held_out = (
+        read_questions(prompts / f"{part}.parquet", tokenizer, tokens, context) for part in ("ppo", rows)
+    )
     rewards = table_rewards(tables / "ppo.parquet", asked, run.ppo.invalid_reward)
 
     def unknown(prompts: list[str], responses: list[str]) -> torch.Tensor:
@@ -59,8 +56,7 @@ def train(results: Path, config: Config, name: str, seed: int, rounding: str, ro
     policy = Policy(load_model(checkpoint, **loading), settings, seed)
     session = Session(policy, tokenizer, asked, rewards, held_out, known, settings, seed, folder, "reliability")
     session.start()
-    closed = run.algorithm == "exact" or settings.actions == "all"
-    done = (ClosedTrainer(session, run.algorithm) if closed else Trainer(session)).train()
+    done = train_session(session, run.algorithm)
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     before, after = (100 * steps[at]["held_out_accuracy"] for at in (0, -1))
     return {
@@ -90,7 +86,7 @@ def main() -> None:
     keep_freed_memory()
     raw = yaml.safe_load(given.config.read_text(encoding="utf-8"))
     section = raw["runs"][given.run]
-    section["ppo"] = merged(section["ppo"], given.ppo)
+    update_config(section["ppo"], given.ppo)
     section["algorithm"] = given.algorithm or section.get("algorithm", "ppo")
     config = Config.load(raw)
     key = hashlib.sha256(json.dumps([section, given.rows], sort_keys=True).encode()).hexdigest()[:12]

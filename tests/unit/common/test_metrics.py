@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from elkflow.common import metrics
 
@@ -16,7 +16,6 @@ def test_values_by_hand():
     assert metrics.auroc(SCORES, LABELS) == pytest.approx(3.5 / 4)
     assert metrics.accuracy(SCORES, LABELS) == 0.75
     assert metrics.accuracy([0.5, 0.5], [0, 1]) == 0.5 and metrics.accuracy([0.5], [0]) == 1  # undecided is no
-    assert metrics.brier(SCORES, LABELS) == pytest.approx((0.01 + 0.16 + 0.36 + 0.04) / 4)
     # slices [0.1, 0.2), [0.4, 0.5), [0.8, 0.9): gaps −0.1, (−0.4 + 0.6), 0.2
     assert metrics.ece(SCORES, LABELS) == pytest.approx((0.1 + 0.2 + 0.2) / 4)
     assert metrics.calibrated_accuracy(SCORES - 5, LABELS) == metrics.calibrated_accuracy(SCORES, LABELS)
@@ -55,12 +54,11 @@ def test_weights_stand_for_repeated_rows(seed, ties):
     labels = np.r_[0, 1, rng.integers(0, 2, 30)]
     scores = rng.uniform(size=32).round(1 if ties else 9)
     weights = np.stack([np.r_[1, 1, rng.integers(0, 4, 30)] for _ in range(3)]).astype(np.float32)
-    for name in ("auroc", "accuracy", "brier", "ece"):
+    for name in ("auroc", "accuracy", "ece"):
         metric = getattr(metrics, name)
         repeated = [metric(np.repeat(scores, w.astype(int)), np.repeat(labels, w.astype(int))) for w in weights]
         assert metric(scores, labels, weights) == pytest.approx(repeated, rel=1e-5, abs=1e-6)
     assert metrics.auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
-    assert metrics.brier(scores, labels) == pytest.approx(brier_score_loss(labels, scores))
 
 
 def test_the_difference_of_two_aurocs():

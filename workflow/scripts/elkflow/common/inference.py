@@ -261,7 +261,7 @@ def errs_with_probe(
 def mean_value(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
     """The mean of `values` [N] with its interval: `share` where they are zeros and ones, else `cluster_mean`."""
     values = np.asarray(values, dtype=float)
-    return share(values, groups) if np.isin(values, (0, 1)).all() else cluster_mean(values, groups)
+    return share(values, groups) if _binary(values) else cluster_mean(values, groups)
 
 
 def all_metrics(log_odds: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None) -> dict[str, float]:
@@ -281,5 +281,5 @@ def all_metrics(log_odds: ArrayLike, labels: ArrayLike, groups: ArrayLike | None
             }
         )
         | {"ece": float(ece(probabilities, labels)), "ece_calibrated": expected, "ece_calibrated_high": limit}
-        | as_columns({"brier": cluster_mean((probabilities - labels) ** 2, groups)})
+        | as_columns({"brier": cluster_mean((probabilities - labels) ** 2, groups)})  # Brier 1950
     )

@@ -23,11 +23,6 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = Non
     return mean((np.asarray(probabilities) > 0.5) == (np.asarray(labels) == 1), weights)
 
 
-def brier(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> NDArray | float:
-    """Mean squared difference between probability and label (Brier 1950)."""
-    return mean((np.asarray(probabilities, dtype=float) - np.asarray(labels, dtype=float)) ** 2, weights)
-
-
 def ece(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None, bins: int = 10) -> NDArray | float:
     """Expected calibration error over `bins` equal bins of [0, 1] (Naeini et al. 2015, for the positive class)."""
     probabilities = np.asarray(probabilities, dtype=float)

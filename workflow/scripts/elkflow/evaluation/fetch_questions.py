@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from elkflow.common.cli import progress
-from elkflow.common.errors import UserError
+from elkflow.common.errors import UserError, first_line
 from elkflow.evaluation.harness_tasks import SPLITS, dataset_folder, task_manager
 
 
@@ -58,9 +58,8 @@ def fetch_questions(tasks: Sequence[str], folder: Path, revisions: Mapping[str, 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 rows.to_parquet(target)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"evaluation.suites: dataset {dataset!r} cannot be downloaded ({cause}); without a network, run"
-                " `snakemake fetch_questions` where there is one and copy results/evaluations/questions* here"
+                f"evaluation.suites: dataset {dataset!r} cannot be downloaded ({first_line(error)}); without a network,"
+                " run `snakemake fetch_questions` where there is one and copy results/evaluations/questions* here"
             ) from None
     return {dataset: commits[dataset] for dataset, _ in sorted(wanted)}

@@ -7,16 +7,17 @@ closed-form optimum of the objective that PPO climbs (`closed_set.optimal_policy
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from elkflow.common.errors import UserError
 from elkflow.models.tokens import encode_answer
-from elkflow.ppo import closed_set, gradients, schedule
+from elkflow.ppo import closed_set, schedule, updates
 from elkflow.ppo.rollout import Answers
 from elkflow.ppo.session import Progress, Session
-from elkflow.ppo.step_metrics import answer_metrics, means
+from elkflow.ppo.step_metrics import answer_metrics
 from elkflow.ppo.trunk import FrozenBlocksOutput
 
 END = -1
@@ -74,21 +75,15 @@ class ClosedTrainer:
     def train(self) -> Progress:
         """Train from where `Session.start` found the run until it is over; the policy then holds the weights to
         keep."""
-        for _ in self.session.steps_to_come():
-            self.step()
-        self.session.load_kept_weights()
-        return self.session.progress
+        return self.session.run(self.step)
 
     def step(self) -> None:
         """Read the policy's probabilities of all answers to a batch of prompts, and update on their rewards."""
         started, session, step = time.monotonic(), self.session, self.session.progress.step
         torch.manual_seed(schedule.derive_seed(session.seed, step, session.accelerator.process_index))  # dropout
-        preferred = session.preferred
-        rows = schedule.batch_rows(len(session.questions), self.settings.batch_size, step, session.seed, preferred)
-        lengths = [len(session.questions.tokens[row]) for row in rows]
-        processes = session.accelerator.process_index, session.accelerator.num_processes
-        parts = schedule.parts(lengths, session.minibatch, self.settings.accumulation, *processes)
-        microbatches = [self.read(rows, part) for part in parts]
+        size, preferred = self.settings.batch_size, session.preferred
+        rows = schedule.batch_rows(len(session.questions), size, step, session.seed, preferred)
+        microbatches = [self.read(rows, part) for part in session.parts(rows)]
         old, reference = self.probabilities(microbatches)
         rewards = self.rewards[rows]
         answers = self.draw(rows, old, step)
@@ -101,19 +96,12 @@ class ClosedTrainer:
             "entropy": float(-(old.exp() * old).sum(-1).mean()),
             "kl_k1": float(kl.mean()),
             "kl_k3": float(kl.mean()),
-            "response_tokens": float(torch.tensor([len(self.answers[row][0]) for row in rows]).float().mean()),
+            "response_tokens": sum(len(self.answers[row][0]) for row in rows) / len(rows),
             "learning_rate": session.learning_rate,
             "kl_coefficient": session.kl_controller.coefficient,
         }
-        collapse = None
-        try:
-            metrics |= self.update(rows, microbatches, old, reference, rewards)
-        except FloatingPointError as error:
-            collapse = str(error)
-            session.optimizer.zero_grad()
-        else:
-            session.kl_controller.update(metrics["kl_k1"], len(rows), session.steps - step - 1)
-        session.finish_step(answers, metrics, started, collapse)
+        update = partial(self.update, rows, microbatches, old, reference, rewards)
+        updates.finish(session, answers, metrics, started, update)
 
     def read(self, rows: list[int], part: list[int]) -> Sequences:
         """The sequences of some prompts of a batch with all their answers; the frozen blocks have read them."""
@@ -150,16 +138,12 @@ class ClosedTrainer:
     @torch.no_grad()
     def probabilities(self, microbatches: list[Sequences]) -> tuple[Tensor, Tensor]:
         """Log-probabilities of policy and reference [B, A + 1] of the whole batch, on the CPU, in its order."""
-        accelerator = self.session.accelerator
         self.policy.eval()
-        mine = [i for read in microbatches for i in read.rows]
-        order = accelerator.gather(torch.tensor(mine, device=accelerator.device)).cpu().argsort()
+        gathered = self.session.gatherer([i for read in microbatches for i in read.rows])
         policy = torch.cat([self.logprobs(read) for read in microbatches])
         with self.policy.as_reference():
             reference = torch.cat([self.logprobs(read) for read in microbatches])
-        found = (accelerator.gather(each.to(accelerator.device)).cpu()[order] for each in (policy, reference))
-        old, before = found
-        return old, before
+        return gathered(policy), gathered(reference)
 
     def draw(self, rows: list[int], old: Tensor, step: int) -> Answers:
         """One sampled outcome of every prompt, for the log; anything but an allowed answer is shown as nothing."""
@@ -187,41 +171,24 @@ class ClosedTrainer:
         target = closed_set.balanced(old)
         if self.algorithm == "exact" and not warming:
             target = closed_set.optimal_policy(reference, rewards, coefficient)
-        self.policy.train()
-        for group in session.optimizer.param_groups:
-            group["lr"] = session.learning_rate
-        updates: list[dict[str, float]] = []
+
+        def losses(read: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
+            logprobs, before = self.logprobs(read), old[read.rows].to(device)
+            clipped = torch.zeros(len(read.rows), device=device)
+            if self.algorithm == "exact" or warming:
+                found = closed_set.forward_kl(target[read.rows].to(device), logprobs)
+            else:
+                found, clipped = closed_set.expected_policy_losses(
+                    logprobs, before, advantages[read.rows].to(device), settings.clip, settings.clip_high
+                )
+                if settings.balance_coefficient:
+                    balance = closed_set.forward_kl(closed_set.balanced(logprobs), logprobs)
+                    found = found + settings.balance_coefficient * balance
+            moved = closed_set.forward_kl(before, logprobs.detach())
+            terms = {"policy_loss": found.detach(), "clip_fraction": clipped, "update_kl": moved}
+            return found.sum(), {name: term.sum() for name, term in terms.items()}
+
         each = settings.accumulation
         minibatches = [microbatches[at : at + each] for at in range(0, len(microbatches), each)]
-        names = ("policy_loss", "clip_fraction", "update_kl")
-        for epoch in range(settings.ppo_epochs):
-            order = torch.Generator().manual_seed(schedule.derive_seed(session.seed, rows[0], epoch))
-            for index in torch.randperm(len(minibatches), generator=order).tolist():
-                sums = torch.zeros(3, device=device)
-                for read in minibatches[index]:
-                    logprobs, before = self.logprobs(read), old[read.rows].to(device)
-                    clipped = torch.zeros(len(read.rows), device=device)
-                    if self.algorithm == "exact" or warming:
-                        losses = closed_set.forward_kl(target[read.rows].to(device), logprobs)
-                    else:
-                        losses, clipped = closed_set.expected_policy_losses(
-                            logprobs, before, advantages[read.rows].to(device), settings.clip, settings.clip_high
-                        )
-                        if settings.balance_coefficient:
-                            balance = closed_set.forward_kl(closed_set.balanced(logprobs), logprobs)
-                            losses = losses + settings.balance_coefficient * balance
-                    (losses.sum() / session.minibatch).backward()
-                    moved = closed_set.forward_kl(before, logprobs.detach())
-                    sums += torch.stack([losses.detach().sum(), clipped.sum(), moved.sum()]) / session.minibatch
-                metrics = dict(zip(names, session.accelerator.reduce(sums).tolist(), strict=True))
-                if settings.target_kl is not None and metrics["update_kl"] > settings.target_kl:
-                    session.optimizer.zero_grad()
-                    return means(updates)
-                asked = [session.questions.ids[row] for row in rows[index * session.minibatch :][: session.minibatch]]
-                metrics["gradient_norm"] = gradients.reduce(
-                    session.trained, session.accelerator, settings.max_gradient_norm, asked
-                )
-                session.optimizer.step()
-                session.optimizer.zero_grad()
-                updates.append(metrics)
-        return means(updates)
+        counts = torch.full((len(minibatches),), float(session.minibatch), device=device)
+        return updates.optimise(session, rows, minibatches, counts, losses)

@@ -63,11 +63,11 @@ def preferred_answers(questions: Questions, rewards: Rewards) -> list[int] | Non
     """Index of every question's answer with the highest reward; None where rewards are not a table."""
     if not isinstance(rewards, TableRewards):
         return None
-    rows = (rewards.table[prompt] for prompt in questions.prompts)
-    return [
-        max(range(len(texts)), key=lambda i, row=row, texts=texts: row[texts[i].strip()])  # type: ignore[misc]
-        for row, texts in zip(rows, questions.answers, strict=True)
-    ]
+    found = []
+    for prompt, answers in zip(questions.prompts, questions.answers, strict=True):
+        values = [rewards.table[prompt][text.strip()] for text in answers]
+        found.append(values.index(max(values)))
+    return found
 
 
 def table_rewards(path: Path, questions: Questions, invalid: float) -> TableRewards:

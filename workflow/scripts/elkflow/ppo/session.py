@@ -135,6 +135,13 @@ class Session:
         self.step_log.metrics({"step": 0} | metrics)
         self.save()
 
+    def run(self, step: Callable[[], None]) -> Progress:
+        """Make steps until the run is over; the policy then holds the weights to keep."""
+        for _ in self.steps_to_come():
+            step()
+        self.load_kept_weights()
+        return self.progress
+
     def steps_to_come(self) -> Iterable[int]:
         """Steps to make, behind a progress bar, for as long as the run goes on; after a collapse some come again."""
 
@@ -143,6 +150,18 @@ class Session:
                 yield self.progress.step
 
         return progress(running(), "training", self.steps - self.progress.step)
+
+    def parts(self, rows: list[int]) -> list[list[int]]:
+        """This process's microbatches of a batch of questions, as positions in it."""
+        lengths = [len(self.questions.tokens[row]) for row in rows]
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        return schedule.parts(lengths, self.minibatch, self.settings.accumulation, process, processes)
+
+    def gatherer(self, mine: list[int]) -> Callable[[Tensor], Tensor]:
+        """What gathers the rows of all processes [B, …] on the CPU, in the batch's order; `mine` are this one's."""
+        accelerator = self.accelerator
+        order = accelerator.gather(torch.tensor(mine, device=accelerator.device)).cpu().argsort()
+        return lambda values: accelerator.gather(values.to(accelerator.device)).cpu()[order]
 
     @property
     def learning_rate(self) -> float:

@@ -6,8 +6,6 @@ from elkflow.ppo import objective
 from elkflow.ppo.questions import Questions
 from elkflow.ppo.rollout import Answers, Rollout
 
-UPDATE_METRICS = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "update_kl")
-
 
 def means(updates: list[dict[str, float]]) -> dict[str, float]:
     """Means over optimiser steps, and how many there were."""
@@ -16,13 +14,18 @@ def means(updates: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
+def given_answers(batch: Answers, questions: Questions) -> list[int]:
+    """Index of each response among its question's allowed answers, -1 for anything else."""
+    answers = [questions.answers[row] for row in batch.rows]
+    pairs = zip(batch.responses, answers, strict=True)
+    return [allowed.index(text) if text in allowed else -1 for text, allowed in pairs]
+
+
 def answer_metrics(batch: Answers, questions: Questions) -> dict[str, float]:
     """What a policy's answers show of it, labels not used."""
     count = len(batch.rows)
     answers = [questions.answers[row] for row in batch.rows]
-    given = [
-        allowed.index(text) if text in allowed else -1 for text, allowed in zip(batch.responses, answers, strict=True)
-    ]
+    given = given_answers(batch, questions)
     shares = torch.tensor([given.count(index) / count for index in sorted(set(given))])
     return {
         "reward": float(batch.scores.mean()),
@@ -36,11 +39,7 @@ def answer_metrics(batch: Answers, questions: Questions) -> dict[str, float]:
 
 def preferred_share(batch: Answers, questions: Questions, preferred: list[int]) -> float:
     """Share of the batch's questions to which the rewards prefer the answer that the policy gives most often."""
-    given = [
-        questions.answers[row].index(text)
-        for text, row in zip(batch.responses, batch.rows, strict=True)
-        if text in questions.answers[row]
-    ]
+    given = [index for index in given_answers(batch, questions) if index >= 0]
     most = max(set(given), key=given.count) if given else -1
     return sum(preferred[row] == most for row in batch.rows) / len(batch.rows)
 

@@ -109,14 +109,7 @@ def train_run(
     session.start()
     if trackers:
         accelerator.init_trackers("trackers", {"seed": seed, "settings": settings.model_dump_json()})
-    if algorithm == "exact" or (algorithm == "ppo" and settings.actions == "all"):
-        outcome = ClosedTrainer(session, algorithm).train()
-    elif algorithm == "ppo":
-        outcome = Trainer(session).train()
-    else:
-        from elkflow.ppo.trl_trainers import train_grouped  # TRL takes seconds to import
-
-        outcome = train_grouped(session, algorithm)
+    outcome = train_session(session, algorithm)
     if outcome.outcome == "interrupted":
         accelerator.end_training()
         logger.info("told to stop: saved after step %d, and can resume from there", outcome.step)
@@ -146,6 +139,17 @@ def train_run(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return outcome
+
+
+def train_session(session: Session, algorithm: str) -> Progress:
+    """Train by an `algorithm:` of the config from where `Session.start` found the run."""
+    if algorithm == "exact" or (algorithm == "ppo" and session.settings.actions == "all"):
+        return ClosedTrainer(session, algorithm).train()
+    if algorithm == "ppo":
+        return Trainer(session).train()
+    from elkflow.ppo.trl_trainers import train_grouped  # TRL takes seconds to import
+
+    return train_grouped(session, algorithm)
 
 
 class Stop:

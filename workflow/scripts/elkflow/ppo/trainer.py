@@ -10,11 +10,11 @@ import time
 import torch
 from torch import Tensor
 
-from elkflow.ppo import gradients, objective, schedule
+from elkflow.ppo import objective, schedule, updates
 from elkflow.ppo.finite import check_rows
 from elkflow.ppo.rollout import Microbatch, Rollout, collect, cut, read_by_model
 from elkflow.ppo.session import Progress, Session
-from elkflow.ppo.step_metrics import UPDATE_METRICS, means, rollout_metrics
+from elkflow.ppo.step_metrics import rollout_metrics
 
 SAMPLED_AT_ONCE = 16
 """Responses sampled in one pass, where microbatches are smaller."""
@@ -29,10 +29,7 @@ class Trainer:
     def train(self) -> Progress:
         """Train from where `Session.start` found the run until it is over; the policy then holds the weights to
         keep."""
-        for _ in self.session.steps_to_come():
-            self.step()
-        self.session.load_kept_weights()
-        return self.session.progress
+        return self.session.run(self.step)
 
     def step(self) -> None:
         """One rollout and the updates on it."""
@@ -47,36 +44,28 @@ class Trainer:
             "learning_rate": session.learning_rate,
             "kl_coefficient": session.kl_controller.coefficient,
         }
-        collapse = None
-        try:
+
+        def update() -> dict[str, float]:
             check_rows(rollout.numbers(), [session.questions.ids[row] for row in rollout.rows])
-            metrics |= self.update(rollout, minibatches, advantages, returns)
-        except FloatingPointError as error:
-            collapse = str(error)
-            session.optimizer.zero_grad()
-        else:
-            session.kl_controller.update(metrics["kl_k1"], len(rollout.rows), session.steps - step - 1)
-        session.finish_step(rollout, metrics, started, collapse)
+            return self.update(rollout, minibatches, advantages, returns)
+
+        updates.finish(session, rollout, metrics, started, update)
 
     def roll_out(self, step: int) -> Rollout:
         """Sample a response to every prompt of the step's batch, and score it."""
-        session, asked, accelerator = self.session, self.session.questions, self.session.accelerator
+        session, asked = self.session, self.session.questions
         rows = schedule.batch_rows(len(asked), self.settings.batch_size, step, session.seed)
         prompts = [asked.tokens[row] for row in rows]
         generator = torch.Generator().manual_seed(schedule.derive_seed(session.seed, step))
         uniform = torch.rand(len(rows), self.settings.max_new_tokens, generator=generator, dtype=torch.float64)
-        groups = schedule.merged(self.parts(prompts), SAMPLED_AT_ONCE)
+        groups = schedule.merged(session.parts(rows), SAMPLED_AT_ONCE)
         self.policy.eval()
         sampled = [
             collect(self.policy, [prompts[i] for i in group], uniform[group], session.sampling, session.ends)
             for group in groups
         ]
         mine = [i for group in groups for i in group]
-        order = accelerator.gather(torch.tensor(mine, device=accelerator.device)).cpu().argsort()
-
-        def gathered(values: Tensor) -> Tensor:
-            return accelerator.gather(values.to(accelerator.device)).cpu()[order]
-
+        gathered = session.gatherer(mine)
         tensors = {name: gathered(torch.cat([part[name] for part in sampled])) for name in sampled[0]}
         responses = session.texts(tensors["tokens"], tensors["mask"])
         scores = session.rewards([asked.prompts[rows[i]] for i in mine], [responses[i] for i in mine])
@@ -84,16 +73,10 @@ class Trainer:
         scores = gathered(torch.as_tensor(scores).float())
         return Rollout(rows, responses, scores, token_ids, positions, **tensors)
 
-    def parts(self, prompts: list[list[int]]) -> list[list[int]]:
-        """This process's microbatches of a rollout, as positions in it."""
-        accelerator, lengths = self.session.accelerator, [len(prompt) for prompt in prompts]
-        process, processes = accelerator.process_index, accelerator.num_processes
-        return schedule.parts(lengths, self.session.minibatch, self.settings.accumulation, process, processes)
-
     def minibatches(self, rollout: Rollout) -> list[list[Microbatch]]:
         """This process's share of every minibatch, in microbatches."""
-        parts = self.parts([self.session.questions.tokens[row] for row in rollout.rows])
-        microbatches, each = [cut(self.policy, rollout, part) for part in parts], self.settings.accumulation
+        parts, each = self.session.parts(rollout.rows), self.settings.accumulation
+        microbatches = [cut(self.policy, rollout, part) for part in parts]
         return [microbatches[at : at + each] for at in range(0, len(microbatches), each)]
 
     def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -120,37 +103,16 @@ class Trainer:
         Raises:
             FloatingPointError: a gradient is NaN or infinity; that step is not made.
         """
-        session, settings, device = self.session, self.settings, self.policy.device
-        self.policy.train()
-        for group in session.optimizer.param_groups:
-            group["lr"] = session.learning_rate
-        updates: list[dict[str, float]] = []
-        for epoch in range(settings.ppo_epochs):
-            order = torch.Generator().manual_seed(schedule.derive_seed(session.seed, rollout.rows[0], epoch))
-            for index in torch.randperm(len(minibatches), generator=order).tolist():
-                rows = range(index * session.minibatch, (index + 1) * session.minibatch)
-                count = rollout.mask[rows].sum().to(device)
-                sums = torch.zeros(len(UPDATE_METRICS), device=device)
-                for microbatch in minibatches[index]:
-                    part = microbatch.rows
-                    loss, terms = self.losses(microbatch, advantages[part].to(device), returns[part].to(device))
-                    (loss / count).backward()
-                    sums += terms / count
-                metrics = dict(zip(UPDATE_METRICS, session.accelerator.reduce(sums).tolist(), strict=True))
-                if settings.target_kl is not None and metrics["update_kl"] > settings.target_kl:
-                    session.optimizer.zero_grad()
-                    return means(updates)
-                names = [session.questions.ids[rollout.rows[row]] for row in rows]
-                metrics["gradient_norm"] = gradients.reduce(
-                    session.trained, session.accelerator, settings.max_gradient_norm, names
-                )
-                session.optimizer.step()
-                session.optimizer.zero_grad()
-                updates.append(metrics)
-        return means(updates)
+        device = self.policy.device
 
-    def losses(self, microbatch: Microbatch, advantages: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
-        """A microbatch's loss, summed over its tokens, and the sums that become UPDATE_METRICS."""
+        def losses(old: Microbatch) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.losses(old, advantages[old.rows].to(device), returns[old.rows].to(device))
+
+        counts = rollout.mask.reshape(len(minibatches), -1).sum(1).to(device)
+        return updates.optimise(self.session, rollout.rows, minibatches, counts, losses)
+
+    def losses(self, microbatch: Microbatch, advantages: Tensor, returns: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A microbatch's loss and what is told of it, summed over its tokens."""
         settings, old = self.settings, microbatch
         logits, values = self.policy(old.frozen, old.positions)
         logprobs = objective.token_logprobs(logits, old.tokens, settings.temperature)
@@ -159,8 +121,12 @@ class Trainer:
         loss = policy_loss + settings.value_coefficient * value_loss
         if settings.entropy_coefficient:
             loss = loss - settings.entropy_coefficient * objective.entropy(logits, settings.temperature)
-        update_kl = objective.kl(logprobs, old.logprobs, "k3")
-        terms = (policy_loss, value_loss, clipped.float(), value_clipped.float(), update_kl)
-        return objective.masked_sum(loss, old.mask), torch.stack(
-            [objective.masked_sum(term.detach(), old.mask) for term in terms]
-        )
+        terms = {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "clip_fraction": clipped.float(),
+            "value_clip_fraction": value_clipped.float(),
+            "update_kl": objective.kl(logprobs, old.logprobs, "k3"),
+        }
+        sums = {name: objective.masked_sum(term.detach(), old.mask) for name, term in terms.items()}
+        return objective.masked_sum(loss, old.mask), sums

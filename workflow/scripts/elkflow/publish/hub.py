@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from elkflow.common.errors import UserError
+from elkflow.common.errors import UserError, first_line
 
 
 def hub_client() -> Any:
@@ -51,4 +51,4 @@ def push_files(
         client.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
         return client.create_commit(repo, additions, commit_message=message, repo_type=repo_type)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"the hub refused {repo}: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"the hub refused {repo}: {first_line(error)}") from None
