@@ -215,7 +215,7 @@ def test_the_example_algorithm_learns_what_is_rewarded(tmp_path):
     library = Path(shutil.copytree(ROOT / "workflow" / "scripts" / "elkflow", tmp_path / "elkflow"))
     (module,), (branch,) = of("python", algorithm=True), of("python", branch=True)
     (library / "ppo" / "reinforce.py").write_text(module.text, encoding="utf-8")
-    otherwise = "    else:\n        from elkflow.ppo.trl_trainers import"
+    otherwise = "    from elkflow.ppo.trl_trainers import"
     edit(library / "ppo" / "train_ppo.py", otherwise, branch.text + otherwise)
     edit(
         library / "ppo" / "train_ppo.py",
@@ -226,13 +226,13 @@ def test_the_example_algorithm_learns_what_is_rewarded(tmp_path):
     code = """
 import sys, pathlib
 from tiny_trainer import metrics, trainer
-from elkflow.ppo.train_ppo import train_reinforce
+from elkflow.ppo.train_ppo import train_session
 from elkflow.config.ppo import RunSettings
 assert "reinforce" in str(RunSettings.model_fields["algorithm"].annotation)
 folder = pathlib.Path(sys.argv[1])
 settings = {"train": "full", "learning_rate": 1e-3, "steps": 60, "sentinel": None}
 made = trainer(folder, batch_size=24, evaluate_rows=24, evaluate_every=1, **settings)
-assert train_reinforce(made.session).outcome == "finished"
+assert train_session(made.session, "reinforce").outcome == "finished"
 rewards = [row["held_out_reward"] for row in metrics(folder)]
 assert max(rewards) > rewards[0] + 0.3, rewards
 """

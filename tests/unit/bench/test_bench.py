@@ -1,12 +1,16 @@
 """The benchmarks' own arithmetic, and our side of bench/ppo_speed.py on a tiny model."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finished import PLAN, write_results
 from tiny import save_tiny_model
 from tiny_trainer import questions
 
@@ -19,6 +23,8 @@ import ppo_curves
 import ppo_ours
 import ppo_quality
 import ppo_speed
+
+coverage = SimpleNamespace(**runpy.run_path(ppo_speed.__file__.replace("ppo_speed", "coverage")))  # not the package
 
 
 def test_a_ratio_is_the_median_of_the_rounds():
@@ -118,3 +124,23 @@ def test_algorithms_are_compared_at_the_same_step(results, tmp_path):
 def test_an_ablation_makes_steps_without_each_trick(results):
     seconds = ppo_ablation.measure(results, 2)
     assert len(seconds) == 4 and all(len(found) == 2 and min(found) > 0 for found in seconds.values())
+
+
+def test_the_naive_test_of_finished_results(tmp_path, capsys):
+    """30 of 60 questions turned right, none wrong: 2 of the 2^30 patterns, and three tasks were looked at."""
+    write_results(tmp_path)
+    write_json(tmp_path / "summary/manifest.json", {"settings": PLAN.model_dump(mode="json")})
+    coverage.print_naive_tests(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * 2 * 3, "two seeds, two wordings"
+    assert lines[0].startswith("r, seed 0, training: +50.0 [") and lines[1].startswith("  cluster t, 30 groups: p ")
+    assert lines[2] == f"  McNemar on questions (30 to right, 0 to wrong): p {2**-29:.2g}, after Holm {3 * 2**-29:.2g}"
+    assert lines[5] == "  McNemar on questions (0 to right, 0 to wrong): p 1, after Holm 1"
+
+
+def test_the_coverage_table_counts_what_it_simulates():
+    (row, *_) = coverage.shares(np.random.default_rng(0), 40)
+    assert row.simulations == 40 and 0.8 <= row.found <= 1 and row.nominal == ".95"
+    estimates = [coverage.inference.Estimate(0.5, 0.4, 0.6, 0.01), coverage.inference.Estimate(0.5, 0.4, 0.6, 0.2)]
+    assert coverage.covers(estimates, 0.5) == 1 and coverage.covers(estimates, 0.7) == 0
+    assert coverage.rejects(estimates) == 0.5

@@ -186,7 +186,11 @@ WRONG = [
     ("runs.run.ppo.learning_rate", float("nan"), "runs.run.ppo.learning_rate: Input should be"),
     ("runs.run.ppo.minibatch_size", 48, "runs.run.ppo: minibatch_size: 48 does not divide batch_size 64"),
     ("runs.run.ppo", {}, "runs.run.ppo: give exactly one of steps, epochs"),
-    ("runs.run.algorithm", "dpo", "runs.run.algorithm: Input should be 'ppo', 'exact', 'rloo' or 'grpo' (got 'dpo')"),
+    (
+        "runs.run.algorithm",
+        "a2c",
+        "runs.run.algorithm: Input should be 'ppo', 'exact', 'sft', 'dpo', 'rloo' or 'grpo' (got 'a2c')",
+    ),
     ("runs.run.reward", "os; rm", "runs.run.reward: String should match pattern"),
     ("runs.run.seeds", [1, 1], "runs.run.seeds: seeds must differ"),
     ("runs.run.seeds", [-1], "runs.run.seeds.0: Input should be greater than or equal to 0 (got -1)"),

@@ -49,6 +49,35 @@ def test_limits_and_invariances_of_the_optimum():
     torch.testing.assert_close(optimum(REFERENCE, 10 * REWARDS, 3.0), optimum(REFERENCE, REWARDS, 0.3))
 
 
+def test_the_preferred_answer_is_the_best_allowed_one():
+    rewards = torch.tensor([[0.2, 0.9, 5.0], [0.4, 0.4, -1.0]])
+    found = closed_set.preferred(rewards)
+    assert found.exp().tolist() == [[0, 1, 0], pytest.approx([0.5, 0.5, 0])]
+    policy = torch.tensor([[0.6, 0.1, 0.3], [0.2, 0.2, 0.6]]).log().requires_grad_()
+    losses = closed_set.forward_kl(found, policy)
+    assert losses.tolist() == pytest.approx([-math.log(0.1), math.log(0.5 / 0.2)], rel=1e-5)
+    losses.sum().backward()
+    assert policy.grad.tolist() == [[0, -1, 0], [-0.5, -0.5, 0]]
+
+
+def test_dpo_by_hand():
+    """Log-ratios log ½ and log 3 of the two answers: at β = ½ the better leads by ½ log 6, and σ is √6 / (1 + √6)."""
+    policy = torch.tensor([[0.3, 0.3, 0.4]]).log()
+    found = closed_set.dpo_losses(policy, REFERENCE, REWARDS, 0.5)
+    assert found.item() == pytest.approx(-math.log(math.sqrt(6) / (1 + math.sqrt(6))), rel=1e-5)
+    assert closed_set.dpo_losses(REFERENCE, REFERENCE, REWARDS, 0.5).item() == pytest.approx(math.log(2))
+    assert closed_set.dpo_losses(policy, REFERENCE, torch.ones(1, 3), 0.5).item() == 0, "no preference, no pair"
+
+
+def test_dpo_compares_the_best_answer_with_each_worse_one():
+    reference = torch.tensor([[0.25, 0.25, 0.25, 0.25]]).log()
+    policy = torch.tensor([[0.4, 0.2, 0.2, 0.2]]).log()
+    tied = closed_set.dpo_losses(policy, reference, torch.tensor([[1.0, 1.0, 0.0, 9.0]]), 1.0).item()
+    assert tied == pytest.approx(-math.log(2 / 3)), "the equal answer and anything else are no rivals"
+    three = closed_set.dpo_losses(policy, reference, torch.tensor([[0.5, 1.0, 0.0, 9.0]]), 1.0).item()
+    assert three == pytest.approx((-math.log(1 / 3) - math.log(1 / 2)) / 2)
+
+
 def test_forward_kl_by_hand():
     target, policy = torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.25, 0.5, 0.25]]).log()
     assert closed_set.forward_kl(target, policy).item() == pytest.approx(0.5 * math.log(2))

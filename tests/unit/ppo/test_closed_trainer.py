@@ -22,7 +22,7 @@ def closed(folder, algorithm="ppo", **settings):
     return ClosedTrainer(trainer(folder, **{"actions": "all"} | settings).session, algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "exact"])
+@pytest.mark.parametrize("algorithm", ["ppo", "exact", "sft", "dpo"])
 def test_it_learns_what_is_rewarded(tmp_path, algorithm):
     made = closed(tmp_path, algorithm, **FULL, learning_rate=3e-3, steps=25, warm_start=2, kl={"coefficient": 0.1})
     assert made.train().outcome == "finished"
@@ -32,7 +32,7 @@ def test_it_learns_what_is_rewarded(tmp_path, algorithm):
     assert rows[-1]["reward"] > 0.8, "what the policy would earn, in expectation"
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "exact"])
+@pytest.mark.parametrize("algorithm", ["ppo", "exact", "sft", "dpo"])
 def test_labels_change_no_update(tmp_path, algorithm):
     asked = questions()
     flipped = replace(asked, labels=[1 - label for label in asked.labels])
@@ -83,7 +83,7 @@ def test_a_warm_start_balances_the_answers(tmp_path):
     assert (shares[:, :2] - 0.5).abs().max() < 0.1 and made.session.learning_rate == 3e-3
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "exact"])
+@pytest.mark.parametrize("algorithm", ["ppo", "exact", "sft", "dpo"])
 @pytest.mark.parametrize("settings", [{"accumulation": 2}, {"batch_size": 8, "minibatch_size": 8}])
 def test_parts_do_not_change_the_update(tmp_path, algorithm, settings):
     found = []
@@ -94,7 +94,7 @@ def test_parts_do_not_change_the_update(tmp_path, algorithm, settings):
     same(*found, tolerance=2e-4)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "exact"])
+@pytest.mark.parametrize("algorithm", ["ppo", "exact", "sft", "dpo"])
 def test_a_stopped_run_resumes_to_the_same_weights(tmp_path, algorithm):
     straight = closed(tmp_path / "straight", algorithm, steps=4)
     straight.train()
@@ -167,7 +167,12 @@ RUN = {"policy": "m", "probe": "p", "dataset": "d", "wording": "w"}
             {"ppo": {"steps": 2, "actions": "all"}, "reward": "mine:f"},
             "for a reward of your own set `actions: sampled`",
         ),
+        ({"algorithm": "sft", "reward": "mine:f"}, "algorithm: sft needs the rewards of all allowed answers"),
         ({"algorithm": "exact", "ppo": {"steps": 2, "kl": {"coefficient": 0}}}, "needs a fixed coefficient above 0"),
+        (
+            {"algorithm": "dpo", "ppo": {"steps": 2, "kl": {"coefficient": 0}}},
+            "algorithm: dpo needs a fixed coefficient",
+        ),
         ({"ppo": {"steps": 2, "actions": "all", "warm_start": 2}}, "2 of 2 steps leave none to train in"),
     ],
 )

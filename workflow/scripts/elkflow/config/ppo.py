@@ -128,7 +128,8 @@ class PPOSettings(Settings):
     the exact value takes the critic's place (expected policy gradients); needs a table of rewards."""
     warm_start: NonNegativeInt = 0
     """Steps, at a third of the learning rate, that first make all allowed answers equally likely, whatever their
-    reward: gradients vanish where one answer has all the probability. With `actions: all` or `algorithm: exact`."""
+    reward: gradients vanish where one answer has all the probability. With `actions: all`, or `algorithm: exact`, `sft`
+    or `dpo`."""
     balance_coefficient: NonNegativeFloat = 0.0
     """Weight of KL(uniform over allowed answers || policy), for `actions: all`. Unlike that of an entropy bonus, its
     gradient does not vanish where one answer has all the probability."""
@@ -222,9 +223,10 @@ class RunSettings(Settings):
     """Wording of the training prompts."""
     seeds: list[NonNegativeInt] = Field(default=[0], min_length=1)
     """Each seed makes its own run."""
-    algorithm: Literal["ppo", "exact", "rloo", "grpo"] = "ppo"
+    algorithm: Literal["ppo", "exact", "sft", "dpo", "rloo", "grpo"] = "ppo"
     """`ppo` is elkflow's own. `exact` fits, by forward KL, the known optimum of what PPO maximises (the reward less
-    `kl.coefficient` times KL): a control that needs no RL, for a closed set of answers. `rloo` and `grpo` are TRL's
+    `kl.coefficient` times KL); `sft` fits the answer that the reward prefers; `dpo` prefers it to the others, with
+    `kl.coefficient` as its beta: controls that need no RL, for a closed set of answers. `rloo` and `grpo` are TRL's
     trainers on the same reward."""
     reward: str = Field(default="table", pattern=r"^(table|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")
     """`table`: the probe's scores of all allowed answers, computed beforehand; or your own `module:function`, called as
@@ -243,10 +245,12 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _closed_sets_have_tables(self) -> "RunSettings":
-        if self.algorithm == "exact" and self.reward != "table":
-            raise ValueError("algorithm: exact needs the rewards of all allowed answers: `reward: table`")
+        if self.algorithm in ("exact", "sft", "dpo") and self.reward != "table":
+            raise ValueError(f"algorithm: {self.algorithm} needs the rewards of all allowed answers: `reward: table`")
         if self.algorithm == "ppo" and self.ppo.actions == "all" and self.reward != "table":
             raise ValueError("ppo.actions: all needs `reward: table`; for a reward of your own set `actions: sampled`")
-        if self.algorithm == "exact" and (not self.ppo.kl.coefficient or self.ppo.kl.control != "fixed"):
-            raise ValueError("ppo.kl: algorithm: exact needs a fixed coefficient above 0; its optimum is defined by it")
+        if self.algorithm in ("exact", "dpo") and (not self.ppo.kl.coefficient or self.ppo.kl.control != "fixed"):
+            raise ValueError(
+                f"ppo.kl: algorithm: {self.algorithm} needs a fixed coefficient above 0; its optimum is defined by it"
+            )
         return self

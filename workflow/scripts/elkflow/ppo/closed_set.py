@@ -45,6 +45,31 @@ def balanced(logprobs: Tensor) -> Tensor:
     return uniform
 
 
+def preferred(rewards: Tensor) -> Tensor:
+    """Log-probabilities [B, A + 1] of the allowed answer with the highest reward alone; of several, each as likely."""
+    best = rewards[:, :-1] == rewards[:, :-1].amax(-1, keepdim=True)
+    target = torch.full_like(rewards, -torch.inf)
+    target[:, :-1][best] = -best.sum(-1, keepdim=True).float().log().expand_as(best)[best]
+    return target
+
+
+def dpo_losses(logprobs: Tensor, reference: Tensor, rewards: Tensor, coefficient: float) -> Tensor:
+    """Direct preference optimisation of a prompt's best allowed answer over each worse one, mean over these -> [B].
+
+    Of a pair: −log σ(coefficient · (log-ratio of the better − log-ratio of the worse)), log-ratios of policy to
+    reference (Rafailov et al., arXiv:2305.18290, eq. 7). The better answer is always preferred, however small its lead.
+
+    Args:
+        logprobs, reference: [B, A + 1].
+        rewards: [B, A + 1].
+    """
+    rewards, ratios = rewards[:, :-1], (logprobs - reference)[:, :-1]
+    best = rewards.argmax(-1, keepdim=True)
+    worse = rewards < rewards.gather(-1, best)
+    losses = -torch.nn.functional.logsigmoid(coefficient * (ratios.gather(-1, best) - ratios))
+    return (worse * losses).sum(-1) / worse.sum(-1).clamp(min=1)
+
+
 def expected_advantages(rewards: Tensor, old: Tensor, reference: Tensor, coefficient: float) -> Tensor:
     """Advantage of every outcome [B, A + 1]: its reward and KL penalty, less their expectation under the old policy.
 

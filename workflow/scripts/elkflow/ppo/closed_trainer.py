@@ -1,8 +1,9 @@
-"""Training on every allowed answer at once, where rewards are a table: PPO in expectation, or the optimum itself.
+"""Training on every allowed answer at once, where rewards are a table: PPO in expectation, and what needs no RL.
 
 Nothing is sampled but the answers in the log. `actions: all` is PPO whose surrogate is the exact expectation over the
-allowed answers, with the exact value of a prompt in the place of a critic. `algorithm: exact` fits the policy to the
-closed-form optimum of the objective that PPO climbs (`closed_set.optimal_policy`) by forward KL: a control for PPO.
+allowed answers, with the exact value of a prompt in the place of a critic. The rest are controls for PPO: `exact` fits
+the policy to the closed-form optimum of the objective that PPO climbs (`closed_set.optimal_policy`) by forward KL,
+`sft` to the answer with the highest reward, and `dpo` prefers that answer to the others.
 """
 
 import time
@@ -46,7 +47,7 @@ class ClosedTrainer:
 
     def __init__(self, session: Session, algorithm: str):
         """Args:
-            algorithm: `ppo` or `exact`.
+            algorithm: `ppo`, `exact`, `sft` or `dpo`.
 
         Raises:
             UserError: questions differ in their number of answers.
@@ -168,18 +169,26 @@ class ClosedTrainer:
         advantages = closed_set.expected_advantages(rewards, old, reference, coefficient)
         if settings.whiten_advantages:
             advantages = closed_set.scale_advantages(advantages, old)
-        target = closed_set.balanced(old)
-        if self.algorithm == "exact" and not warming:
+        target = None  # to be fitted by forward KL
+        if warming:
+            target = closed_set.balanced(old)
+        elif self.algorithm == "exact":
             target = closed_set.optimal_policy(reference, rewards, coefficient)
+        elif self.algorithm == "sft":
+            target = closed_set.preferred(rewards)
 
         def losses(read: Sequences) -> tuple[Tensor, dict[str, Tensor]]:
-            logprobs, before = self.logprobs(read), old[read.rows].to(device)
-            clipped = torch.zeros(len(read.rows), device=device)
-            if self.algorithm == "exact" or warming:
-                found = closed_set.forward_kl(target[read.rows].to(device), logprobs)
+            part = read.rows
+            logprobs, before = self.logprobs(read), old[part].to(device)
+            clipped = torch.zeros(len(part), device=device)
+            if target is not None:
+                found = closed_set.forward_kl(target[part].to(device), logprobs)
+            elif self.algorithm == "dpo":
+                given = reference[part].to(device), rewards[part].to(device)
+                found = closed_set.dpo_losses(logprobs, *given, coefficient)
             else:
                 found, clipped = closed_set.expected_policy_losses(
-                    logprobs, before, advantages[read.rows].to(device), settings.clip, settings.clip_high
+                    logprobs, before, advantages[part].to(device), settings.clip, settings.clip_high
                 )
                 if settings.balance_coefficient:
                     balance = closed_set.forward_kl(closed_set.balanced(logprobs), logprobs)

@@ -143,7 +143,7 @@ def train_run(
 
 def train_session(session: Session, algorithm: str) -> Progress:
     """Train by an `algorithm:` of the config from where `Session.start` found the run."""
-    if algorithm == "exact" or (algorithm == "ppo" and session.settings.actions == "all"):
+    if algorithm in ("exact", "sft", "dpo") or (algorithm == "ppo" and session.settings.actions == "all"):
         return ClosedTrainer(session, algorithm).train()
     if algorithm == "ppo":
         return Trainer(session).train()
