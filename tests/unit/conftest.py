@@ -1,7 +1,9 @@
-"""Small finished results, made once for each test module that uses them."""
+"""Small finished results, made once for each test module that uses them, and a hub on loopback."""
 
 import pytest
 from finished import PLAN, write_results
+from hub_client import NEW, OLD, files
+from hub_server import Hub
 
 from elkflow.summary.verdict import build_verdict
 
@@ -27,3 +29,12 @@ def whole(tmp_path_factory):
     splits = made(folder)
     methods = ["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
     return folder, splits, train(folder, splits, methods=methods)
+
+
+@pytest.fixture
+def hub():
+    """Two revisions of a dataset."""
+    with Hub() as server:
+        server.add("me/rows", files("old"), OLD)
+        server.add("me/rows", files("new"), NEW)
+        yield server

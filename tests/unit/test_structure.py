@@ -82,14 +82,15 @@ def test_rooms_hold_the_modules_and_their_init_files_nothing():
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level], name_of(path)
 
 
-def test_rule_script_and_module_share_a_name():
+def test_rule_script_module_and_test_share_a_name():
     """Of every script that a rule starts; what no rule starts is for people."""
     rules = "".join(path.read_text(encoding="utf-8") for path in RULES)
     started = set(re.findall(r"script=code_inputs.script_path\(\"(\w+)\"\)", rules))
     assert len(started) > 15
-    modules = {path.stem for path in LIBRARY}
+    modules = {path.stem: path.parent.name for path in LIBRARY}
     for name in started:
         assert (SCRIPTS / f"{name}.py").is_file() and name in modules, name
+        assert (ROOT / "tests" / "unit" / modules[name] / f"test_{name}.py").is_file(), name
 
 
 @pytest.mark.parametrize("path", [*LIBRARY, *SCRIPTS.glob("*.py"), *RULES], ids=lambda path: path.name)

@@ -5,101 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
-import fetch_questions as script
 import lm_eval.tasks
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from lm_eval.tasks import TaskManager
 from tiny import save_tiny_model
 
 from elkflow.common.errors import UserError
-from elkflow.common.manifests import check_manifest
 from elkflow.config.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.evaluation import evaluate_model, harness_model, harness_tasks
-from elkflow.evaluation import fetch_questions as questions_module
 from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
 
 ROOT = Path(__file__).parents[3]
 HARNESS = Path(lm_eval.tasks.__file__).parent
+pytestmark = pytest.mark.usefixtures("few_task_files")
 WORDS = ["paris", "rome", "france", "italy", "capital", "sentence"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_task_files():
-    """The harness's folders of these tasks only: reading all of them takes ten seconds."""
-    folders = [harness_tasks.TASKS, *(HARNESS / name for name in ("arc", "hellaswag", "truthfulqa", "mmlu/default"))]
-    few = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(harness_tasks, "all_tasks", lambda: few)
-    yield
-    patch.undo()
-
-
-@pytest.fixture(scope="module")
-def leaderboard():
-    config = yaml.safe_load((ROOT / "config" / "thesis.yaml").read_text())
-    return EvaluationSettings.model_validate(config["evaluation"]).suites["leaderboard"]
-
-
-def rows(dataset, split, count, word):
-    """Rows with the columns of a hub dataset."""
-    many = range(count)
-    options = [f"{word} one", f"{word} two", f"{word} three", f"{word} four"]
-    if dataset == "allenai/ai2_arc":
-        choices = {"text": options, "label": ["A", "B", "C", "D"]}
-        return [
-            {"id": f"{split}{n}", "question": f"what {n} ?", "choices": choices, "answerKey": "ABCD"[n % 4]}
-            for n in many
-        ]
-    if dataset == "Rowan/hellaswag":
-        shared = {"activity_label": "Capital", "ctx_a": "paris is", "ctx_b": "the", "endings": options}
-        return [{"ind": n, "ctx": "paris is the", "label": str(n % 4), **shared} for n in many]
-    if dataset == "truthfulqa/truthful_qa":
-        first = {"choices": options, "labels": [1, 0, 0, 0]}
-        second = {"choices": options, "labels": [1, 1, 0, 0]}
-        return [{"question": f"what {n} ?", "mc1_targets": first, "mc2_targets": second} for n in many]
-    assert dataset == "cais/mmlu"
-    return [{"question": f"{split} {n} ?", "subject": word, "choices": options, "answer": n % 4} for n in many]
-
-
-def stand_in(dataset, configuration, *, split, revision):
-    assert revision == f"commit of {dataset}"
-    counts = {"train": 30, "dev": 5}
-    return datasets.Dataset.from_list(rows(dataset, split, counts.get(split, 4), configuration or "italy"))
-
-
-@pytest.fixture(scope="module")
-def questions(leaderboard, tmp_path_factory):
-    """Fetched by the workflow's own script from a hub of stand-ins."""
-    folder = tmp_path_factory.mktemp("questions")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(questions_module.datasets, "load_dataset", stand_in)
-    patch.setattr(
-        questions_module.HfApi, "dataset_info", lambda self, name: type("Info", (), {"sha": f"commit of {name}"})
-    )
-    names = SuiteSettings(tasks=leaderboard.tasks).fetched()
-    arguments = ["--tasks", *names, "--revisions", "{}", "--folder", str(folder / "q")]
-    script.main([*arguments, "--manifest", str(folder / "q.json")])
-    patch.undo()
-    return folder / "q"
-
-
-def test_every_split_that_is_asked_or_shown_is_fetched_and_no_other(questions):
-    manifest = check_manifest(questions.with_suffix(".json"))
-    assert set(manifest["facts"]["revisions"]) == {
-        *("allenai/ai2_arc", "Rowan/hellaswag", "truthfulqa/truthful_qa", "cais/mmlu"),
-    }
-    found = {str(file.relative_to(questions)) for file in questions.rglob("*.parquet")}
-    assert {name for name in found if name.startswith("allenai")} == {
-        f"allenai__ai2_arc/ARC-Challenge/{split}.parquet" for split in ("train", "validation", "test")
-    }
-    assert "truthfulqa__truthful_qa/multiple_choice/validation.parquet" in found
-    subjects = [name for name in found if name.startswith("cais__mmlu")]
-    assert len(subjects) == 57 * 2 and not any("auxiliary_train" in name for name in subjects)
 
 
 def test_the_suite_has_the_leaderboards_shots_and_metrics(leaderboard):
@@ -190,17 +111,6 @@ def test_questions_that_are_not_there_are_named(tmp_path):
         harness_tasks.load_task(TaskSettings(task="elkflow_qnli"), tmp_path)
     with pytest.raises(UserError, match="has no task 'arc_chalenge'"):
         harness_tasks.load_task(TaskSettings(task="arc_chalenge"))
-
-
-def test_a_hub_that_cannot_be_reached_is_told_and_leaves_nothing(tmp_path, monkeypatch):
-    def unreachable(*_, **__):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(questions_module.HfApi, "dataset_info", unreachable)
-    arguments = ["--tasks", "elkflow_qnli", "--revisions", "{}", "--folder", str(tmp_path / "q")]
-    with pytest.raises(UserError, match=r"'nyu-mll/glue' cannot be downloaded .no route to host"):
-        script.main([*arguments, "--manifest", str(tmp_path / "q.json")])
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_harness_finds_the_tasks_valid():
