@@ -14,8 +14,11 @@ from elkflow.data.split_dataset import split_dataset
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl", ".json", ".csv", ".tsv", ".arrow", ".file.arrow", ""])
-def test_every_format_gives_the_same_rows(tmp_path, ending, source):
-    expected = run(tmp_path / "parquet", path=str(source))
+def test_every_format_gives_the_same_rows(tmp_path, ending):
+    rows = questions()
+    if ending in (".csv", ".tsv"):  # where a number is text
+        rows["idx"] = [str(number) for number in rows["idx"]]
+    expected = run(tmp_path / "parquet", path=str(save(rows, tmp_path / "source.parquet")))
     path = save(questions(), tmp_path / f"rows{ending}")
     check_dataset(section(path=str(path)))
     for name, table in run(tmp_path / "other", path=str(path)).items():
@@ -44,7 +47,7 @@ BAD_FILES = {
         "cannot be read as .jsonl",
     ),
     "truncated JSON lines": ("rows.jsonl", truncated, "rows.jsonl: cannot be read as .jsonl"),
-    "JSON in another encoding": ("rows.jsonl", not_utf8, "rows.jsonl, row 7: column 'sentence' is not UTF-8 text"),
+    "JSON in another encoding": ("rows.jsonl", not_utf8, "rows.jsonl: line 8 is not UTF-8"),
     "ragged CSV": ("rows.csv", lambda path: path.write_text("a,b\n1,2\n1,2,3\n"), "cannot be read as .csv"),
     "wrong encoding": ("rows.csv", not_utf8, "rows.csv: line 9 is not UTF-8"),
     "UTF-16": ("rows.csv", lambda path: path.write_text("a,b\n1,2\n", encoding="utf-16"), "line 1 is not UTF-8"),

@@ -60,32 +60,30 @@ def check_dataset(settings: DatasetSettings) -> None:
 
 def _check_local_files(settings: DatasetSettings) -> set[str]:
     """Check columns, labels and sizes of local files; return the names of the fields."""
-    from elkflow.data.sources import peek_file
+    from elkflow.data.sources import open_path, read_batches
 
     assert settings.split is not None and settings.path is not None
     paths = settings.path if isinstance(settings.path, dict) else {"train": settings.path}
     keys, fields = {}, set()
     for part, path in paths.items():
-        names, tables = peek_file(Path(path))
-        fields = set(field_columns(settings, names, path))
+        rows = open_path(Path(path), settings.label)
+        fields = set(field_columns(settings, rows.column_names, path))
         groups = group_columns(settings)
         labels: list[np.ndarray] = []
         hashes: dict[str, list[np.ndarray]] = {name: [] for name in [*groups, settings.pair] if name}
         start = 0
-        for table in tables(settings.label, list(hashes)):
+        for table in read_batches(rows, list(dict.fromkeys([settings.label, *hashes]))):
             refuse_missing_values(table[settings.label], settings.label, path, start)
             labels.append(label_codes(table[settings.label], settings.labels, settings.label, path, start))
             for name, each in hashes.items():
                 each.append(hash_rows([table[name]]))
             start += len(table)
-        if not start:
-            raise UserError(f"{path}: no rows")
         whole = {name: np.concatenate(each) for name, each in hashes.items()}
-        rows = np.arange(start, dtype=np.uint64)
+        alone = np.arange(start, dtype=np.uint64)
         pair = whole[settings.pair] if settings.pair else None
-        tied = [whole[name] for name in groups] or [rows]
+        tied = [whole[name] for name in groups] or [alone]
         tied += [] if pair is None else [pair]
-        keys[part] = RowKeys(np.concatenate(labels), rows, connected_groups(*tied), rows, pair)
+        keys[part] = RowKeys(np.concatenate(labels), alone, connected_groups(*tied), alone, pair)
     assign_rows(
         keys["train"], keys.get("val"), settings.split.model_copy(update={"duplicates": "keep"}), len(settings.labels)
     )

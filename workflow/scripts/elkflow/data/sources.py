@@ -2,11 +2,10 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,25 +15,15 @@ from elkflow.common.files import BATCH_ROWS, release_memory, stream_table
 from elkflow.common.paths import FACTS
 from elkflow.config.data import HubDataset, QuestionSettings
 from elkflow.data.facts import generate_questions, load_facts
+from elkflow.data.text_files import ENDINGS, TextRows, ending, open_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Rows = TypeVar("Rows", bound=Sized)
+Sizes = TypeVar("Sizes", bound=Sized)
 logger = logging.getLogger("elkflow")
-TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-JSON_BLOCK = 2**24
-"""Bytes of JSON lines parsed at a time."""
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
-LOADERS = {
-    ".parquet": "parquet",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".arrow": "arrow",
-}
+FORMATS = (".parquet", *ENDINGS, ".arrow")
 
 
 @dataclass(frozen=True)
@@ -54,10 +43,13 @@ class ParquetRows:
         return pq.read_schema(self.path).names
 
 
-def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
+Rows: TypeAlias = "Dataset | ParquetRows | TextRows"
+
+
+def open_rows(settings: QuestionSettings) -> dict[str, Rows]:
     """The source's rows, under `train` and, if it has them, `val`.
 
-    Text formats and files on the hub are converted once, to Arrow files in the cache of `datasets`.
+    Files on the hub are converted once, to Arrow files in the cache of `datasets`.
 
     Raises:
         UserError: a file is missing, empty, truncated or not in the format of its suffix, or the hub is unreachable.
@@ -68,9 +60,7 @@ def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
         table = Path(settings.facts.table) if settings.facts.table else FACTS
         return {"train": Dataset(generate_questions(load_facts(table), settings.facts.seed, settings.facts.label))}
     if settings.hub is not None:
-        parts: dict[str, Dataset | ParquetRows] = {
-            part: _open_hub(settings.hub, name) for part, name in settings.hub.splits.items()
-        }
+        parts: dict[str, Rows] = {part: _open_hub(settings.hub, name) for part, name in settings.hub.splits.items()}
         if not COMMIT_HASH.fullmatch(settings.hub.revision) and (found := hub_commit(parts["train"])):
             logger.warning(
                 "hub dataset %s: %r is not a commit and can move; to pin these rows, set `revision: %s`",
@@ -80,10 +70,15 @@ def open_rows(settings: QuestionSettings) -> "dict[str, Dataset | ParquetRows]":
             )
         return parts
     paths = settings.path if isinstance(settings.path, dict) else {"train": str(settings.path)}
-    return {part: _open_path(Path(path)) for part, path in paths.items()}
+    return {part: open_path(Path(path), settings.label) for part, path in paths.items()}
 
 
-def _open_path(path: Path) -> "Dataset | ParquetRows":
+def open_path(path: Path, label: str) -> Rows:
+    """The rows of a local file or `save_to_disk` folder, whose labels are in the column `label`.
+
+    Raises:
+        UserError: it is missing, empty, truncated or not in the format of its suffix.
+    """
     import datasets
 
     _refuse_missing_or_empty(path)
@@ -93,20 +88,17 @@ def _open_path(path: Path) -> "Dataset | ParquetRows":
             if isinstance(rows, datasets.DatasetDict):
                 raise UserError(f"{path}: has several splits ({', '.join(rows)}); give the folder of one of them")
             return _refuse_no_rows(rows, path)
-        if path.suffix not in LOADERS:
+        if ending(path) in ENDINGS:
+            return _refuse_no_rows(open_text(path, label), path)
+        if path.suffix not in FORMATS:
             raise UserError(
-                f"{path}: unknown format {path.suffix!r}; known are {', '.join(LOADERS)} and save_to_disk folders"
+                f"{path}: unknown format {path.suffix!r}; known are {', '.join(FORMATS)} and save_to_disk folders"
             )
         if path.suffix == ".parquet":
             pq.read_metadata(path)
             return _refuse_no_rows(ParquetRows(path), path)
-        options: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
         rows = datasets.load_dataset(
-            LOADERS[path.suffix],
-            data_files={"train": str(path)},
-            split="train",
-            writer_batch_size=BATCH_ROWS,
-            **options,
+            "arrow", data_files={"train": str(path)}, split="train", writer_batch_size=BATCH_ROWS
         )
     except (datasets.exceptions.DatasetGenerationError, OSError, ValueError, pa.ArrowException) as error:
         _refuse_other_encodings(path)
@@ -150,47 +142,9 @@ def _refuse_missing_or_empty(path: Path) -> None:
         raise UserError(f"{path}: empty file")
 
 
-def peek_file(path: Path) -> tuple[list[str], Callable[[str, list[str]], Iterator[pa.Table]]]:
-    """A local file's column names, and a function that streams its labels and some other columns as tables.
-
-    Text formats are parsed but not converted. CSV columns are text, except labels that are numbers or booleans; a
-    column that some JSON lines lack is null there.
-
-    Raises:
-        UserError: the file is missing, empty or not in the format of its suffix.
-    """
-    _refuse_missing_or_empty(path)
-    if path.suffix not in TEXT_FORMATS:
-        rows = _open_path(path)
-        return rows.column_names, lambda label, others: read_batches(rows, list(dict.fromkeys([label, *others])))
-    parse = _csv_tables if path.suffix in (".csv", ".tsv") else _json_tables
-    with _parse_errors(path):
-        first = next(parse(path), None)
-    if first is None:
-        raise UserError(f"{path}: no rows")
-
-    def read(label: str, others: list[str]) -> Iterator[pa.Table]:
-        with _parse_errors(path):
-            for table in parse(path):
-                found = dict(zip(table.column_names, table.columns, strict=True))
-                found = {name: found.get(name, pa.nulls(len(table))) for name in [label, *others]}
-                yield pa.table(found | ({label: _parse_column(found[label])} if parse is _csv_tables else {}))
-
-    return first.column_names, read
-
-
-@contextmanager
-def _parse_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, UnicodeDecodeError) as error:
-        _refuse_other_encodings(path)
-        raise UserError(f"{path}: cannot be read as {path.suffix} ({first_line(error)})") from None
-
-
 def _refuse_other_encodings(path: Path) -> None:
     """Raise a UserError that names the first line of a text file that is not UTF-8, if there is one."""
-    if path.suffix not in TEXT_FORMATS:
+    if path.suffix.lower() not in ENDINGS:
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -200,50 +154,22 @@ def _refuse_other_encodings(path: Path) -> None:
                 raise UserError(f"{path}: line {number} is not UTF-8 ({error.reason})") from None
 
 
-def _csv_tables(path: Path) -> Iterator[pa.Table]:
-    from pyarrow import csv
-
-    layout = csv.ParseOptions(delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True)
-    with csv.open_csv(path, parse_options=layout) as reader:
-        text = csv.ConvertOptions(column_types=dict.fromkeys(reader.schema.names, pa.string()))
-    with csv.open_csv(path, parse_options=layout, convert_options=text) as reader:
-        for batch in reader:
-            yield pa.Table.from_batches([batch])
-
-
-def _parse_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A text column as integers, booleans or floats, if all values can be parsed as such."""
-    for kind in (pa.int64(), pa.bool_(), pa.float64()):
-        try:
-            return column.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    return column
-
-
-def _json_tables(path: Path) -> Iterator[pa.Table]:
-    from pyarrow import json
-
-    with path.open("rb") as file:
-        while lines := file.readlines(JSON_BLOCK):
-            text = b"".join(lines).decode()  # raises if not UTF-8: Arrow accepts any bytes as text
-            yield json.read_json(pa.BufferReader(text.encode()))
-
-
-def hub_commit(rows: "Dataset | ParquetRows") -> str | None:
+def hub_commit(rows: Rows) -> str | None:
     """The hub commit from which rows were loaded: the name of their folder in the cache of `datasets`."""
-    if isinstance(rows, ParquetRows) or not rows.cache_files:
+    if isinstance(rows, ParquetRows | TextRows) or not rows.cache_files:
         return None
     folder = Path(rows.cache_files[0]["filename"]).parent.name
     return folder if COMMIT_HASH.fullmatch(folder) else None
 
 
-def read_batches(rows: "Dataset | ParquetRows", columns: list[str]) -> Iterator[pa.Table]:
+def read_batches(rows: Rows, columns: list[str]) -> Iterator[pa.Table]:
     """Some columns as Arrow tables of about `BATCH_ROWS` rows, in order.
 
     Rows that are whole Arrow files are read from the files: `datasets` maps them into memory, where pages stay resident
     once they have been read.
     """
+    if isinstance(rows, TextRows):
+        return rows.read(columns)
     if isinstance(rows, ParquetRows):
         return _read_parquet(rows.path, columns)
     if files := _whole_arrow_files(rows):
@@ -293,7 +219,7 @@ def _whole_arrow_files(rows: "Dataset") -> list[str]:
     return [block.path for block in blocks]
 
 
-def _refuse_no_rows(rows: Rows, where: Any) -> Rows:
+def _refuse_no_rows(rows: Sizes, where: Any) -> Sizes:
     if len(rows) == 0:
         raise UserError(f"{where}: no rows")
     return rows

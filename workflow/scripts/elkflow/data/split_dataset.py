@@ -18,9 +18,7 @@ from elkflow.data.reorder import reorder
 from elkflow.data.row_hashes import hash_rows, is_text, normalise_text
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from elkflow.data.sources import ParquetRows
+    from elkflow.data.sources import Rows
 
 logger = logging.getLogger("elkflow")
 RESERVED_COLUMNS = ("id", "group", "label")
@@ -100,7 +98,7 @@ def group_columns(settings: QuestionSettings) -> list[str]:
     return [settings.group] if isinstance(settings.group, str) else list(settings.group or [])
 
 
-def _row_keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields: dict[str, str], where: str) -> RowKeys:
+def _row_keys(settings: QuestionSettings, rows: "Rows", fields: dict[str, str], where: str) -> RowKeys:
     """Check every row and compute its keys, with one batch of text in memory at a time.
 
     Raises:
@@ -112,6 +110,7 @@ def _row_keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields:
     ties = [*groups, *([settings.pair] if settings.pair else [])]
     special = [*ties, *([settings.id] if settings.id else [])]
     columns = list(dict.fromkeys([settings.label, *special, *fields.values()]))
+    numbers = {*special, *getattr(rows, "numbers", ())}  # of which two rows with the same text may differ
     labels = np.empty(len(rows), np.min_scalar_type(len(settings.labels)))
     content, text = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
     hashes = {name: np.empty(len(rows), np.uint64) for name in special}
@@ -121,7 +120,7 @@ def _row_keys(settings: QuestionSettings, rows: "Dataset | ParquetRows", fields:
             refuse_missing_values(batch[name], name, where, start)
         here = slice(start, start + len(batch))
         labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
-        texts = [name for name in fields.values() if is_text(batch[name].type) and name not in special]
+        texts = [name for name in fields.values() if is_text(batch[name].type) and name not in numbers]
         content[here] = hash_rows([batch[name] for name in fields.values()]) ^ scramble(labels[here], 0)
         text[here] = hash_rows([normalise_text(batch[name]) for name in texts or fields.values()])
         for name, found in hashes.items():
@@ -184,7 +183,7 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def _refuse_duplicates(hashes: np.ndarray, rows: "Dataset | ParquetRows", name: str, where: str) -> None:
+def _refuse_duplicates(hashes: np.ndarray, rows: "Rows", name: str, where: str) -> None:
     from elkflow.data.sources import read_batches
 
     order = np.argsort(hashes, kind="stable")
@@ -199,7 +198,7 @@ def _refuse_duplicates(hashes: np.ndarray, rows: "Dataset | ParquetRows", name: 
 
 def _write_split(
     settings: QuestionSettings,
-    rows: "Dataset | ParquetRows",
+    rows: "Rows",
     numbers: np.ndarray,
     part: str,
     fields: dict[str, str],
