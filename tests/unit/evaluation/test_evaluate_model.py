@@ -59,11 +59,13 @@ def test_control_tasks_need_no_network_and_have_one_right_answer_each(checkpoint
 
 def test_standard_errors():
     ones = pd.DataFrame({"part": "a", "value": [0.0, 1.0, 1.0, 1.0], "weight": 1.0})
-    summary = evaluate_model.task_result(ones, "acc")
+    summary = evaluate_model.task_result(ones, "acc", True)
     assert summary["value"] == 0.75
     assert summary["stderr"] == pytest.approx(np.std([0, 1, 1, 1], ddof=1) / 2)
     two = pd.concat([ones, pd.DataFrame({"part": "b", "value": [0.0, 0.0], "weight": 1.0})])
-    assert evaluate_model.task_result(two, "acc")["value"] == 0.375  # plain mean over parts, as the leaderboard does
+    assert (
+        evaluate_model.task_result(two, "acc", True)["value"] == 0.375
+    )  # plain mean over parts, as the leaderboard does
 
 
 def test_a_metric_the_task_does_not_have_is_named(checkpoint):

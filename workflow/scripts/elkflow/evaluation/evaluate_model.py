@@ -12,7 +12,7 @@ import torch
 from lm_eval.evaluator import evaluate as run_harness
 from transformers import PreTrainedModel
 
-from elkflow.common.errors import UserError
+from elkflow.common.errors import UserError, first_line
 from elkflow.common.files import sha256
 from elkflow.config.evaluation import EvaluationSettings, SuiteSettings, TaskSettings
 from elkflow.config.model import ModelSettings
@@ -22,7 +22,6 @@ from elkflow.evaluation.score_cache import ScoreCache
 from elkflow.models.load import load_model
 from elkflow.models.tokens import load_tokenizer
 
-LOWER_IS_BETTER = {"bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity", "brier_score"}
 logger = logging.getLogger(__name__)
 
 
@@ -84,19 +83,26 @@ def evaluate_suite(
         loaded = load_task(task, questions) if task else load_wording(name, prompts[name])
         model.exact_prompts = task is None
         model.batch_size_per_gpu = (task and task.batch_size) or default
-        raw = run_harness(
-            model,
-            loaded,
-            limit=task.limit if task else suite.limit,
-            bootstrap_iters=0,  # standard errors are computed from the samples
-            apply_chat_template=bool(task and task.chat),
-            fewshot_as_multiturn=bool(task and task.chat),
-        )
+        metric = task.metric if task else "acc"
+        try:
+            raw = run_harness(
+                model,
+                loaded,
+                limit=task.limit if task else suite.limit,
+                bootstrap_iters=0,  # standard errors are computed from the samples
+                apply_chat_template=bool(task and task.chat),
+                fewshot_as_multiturn=bool(task and task.chat),
+            )
+        except TypeError as error:  # such as its `likelihood`, a mean of pairs
+            raise UserError(
+                f"lm-evaluation-harness fails on {metric!r} of task {name!r}: {first_line(error)}"
+            ) from error
         if raw is None:
             continue
-        metric = task.metric if task else "acc"
         table = sample_table(name, metric, raw["samples"])
-        results[name] = task_result(table, metric)
+        check_against_harness(table, metric, raw["results"])
+        higher = all(leaf.higher_is_better()[metric] for leaf in loaded["tasks"].values())
+        results[name] = task_result(table, metric, higher)
         logger.info("%s: %s %.4f ± %.4f on %d", name, metric, *(results[name][k] for k in ("value", "stderr", "n")))
         tables.append(table)
     return (results, pd.concat(tables, ignore_index=True)) if model.rank == 0 else None
@@ -114,14 +120,14 @@ def sample_table(task: str, metric: str, samples: Mapping[str, list[Mapping[str,
         scores: log-probability of each answer, or of the text.
 
     Raises:
-        UserError: the task does not report `metric`.
+        UserError: the task's answers do not give `metric`.
     """
     rows = []
     for part, entries in samples.items():
         for entry in sorted(entries, key=lambda entry: entry["doc_id"]):
             if metric not in entry:
                 known = ", ".join(entry["metrics"])
-                raise UserError(f"evaluation.suites: task {task!r} has no metric {metric!r} (it has {known})")
+                raise UserError(f"evaluation.suites: task {task!r} does not report {metric!r} (it reports {known})")
             value, weight = _value(metric, entry[metric])
             scores = [float(r[0] if isinstance(r, tuple | list) else r) for r in entry["filtered_resps"]]
             label, prediction = label_and_prediction(metric, entry, scores)
@@ -144,11 +150,26 @@ def sample_table(task: str, metric: str, samples: Mapping[str, list[Mapping[str,
 
 
 def _value(metric: str, reported: Any) -> tuple[float, float]:
-    """A question's metric as (value, weight); the harness reports perplexities as (log-likelihood, length)."""
-    if isinstance(reported, tuple | list):
+    """A question's metric as (value, weight), whose weighted mean is the harness's value."""
+    if metric == "bits_per_byte":
         likelihood, length = reported
-        return -likelihood / length / (math.log(2) if metric == "bits_per_byte" else 1.0), float(length)
+        return -likelihood / length / math.log(2), float(length)
+    if metric == "brier_score":
+        label, chances = reported
+        return float(np.sum((np.asarray(chances) - np.eye(len(chances))[label]) ** 2)), 1.0
     return float(reported), 1.0
+
+
+def check_against_harness(samples: pd.DataFrame, metric: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise a UserError where the harness's own value of a task is not the mean over its samples."""
+    for part, rows in samples.groupby("part"):
+        ours, _ = _weighted_mean(rows["value"].to_numpy(), rows["weight"].to_numpy())
+        theirs = next(value for name, value in results[str(part)].items() if name.split(",")[0] == metric)
+        if not math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-9):
+            raise UserError(
+                f"evaluation.suites: {metric!r} of task {part!r} is {theirs:g} by lm-evaluation-harness, the mean over"
+                f" its questions {ours:g}: what is no mean cannot be compared question by question"
+            )
 
 
 def label_and_prediction(metric: str, entry: Mapping[str, Any], scores: list[float]) -> tuple[int | None, int | None]:
@@ -159,7 +180,7 @@ def label_and_prediction(metric: str, entry: Mapping[str, Any], scores: list[flo
     return int(entry["target"]), int(np.argmax(np.divide(scores, lengths)))
 
 
-def task_result(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
+def task_result(samples: pd.DataFrame, metric: str, higher_is_better: bool) -> dict[str, Any]:
     """Weighted mean of the samples' values with its standard error; for a group, the plain mean over its parts."""
     parts = [_weighted_mean(part["value"].to_numpy(), part["weight"].to_numpy()) for _, part in samples.groupby("part")]
     value = float(np.mean([mean for mean, _ in parts]))
@@ -169,7 +190,7 @@ def task_result(samples: pd.DataFrame, metric: str) -> dict[str, Any]:
         "n": len(samples),
         "value": value,
         "stderr": stderr,
-        "higher_is_better": metric not in LOWER_IS_BETTER,
+        "higher_is_better": higher_is_better,
     }
 
 

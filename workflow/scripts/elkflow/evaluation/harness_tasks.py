@@ -19,6 +19,8 @@ from elkflow.config.evaluation import TaskSettings
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 FEWSHOT_SEED = 1234
 """The harness's default, so that scores compare with published ones."""
+MEANS = ("mean", "bits_per_byte", "brier_score")
+"""Aggregations of the harness that are means over questions, with or without weights."""
 LoadedTasks = Mapping[str, Any]
 
 
@@ -57,17 +59,40 @@ def load_task(settings: TaskSettings, questions: Path | None = None) -> LoadedTa
 
     Args:
         questions: folder made by `fetch_questions`; None: the harness loads the questions itself.
+
+    Raises:
+        UserError: there is no such task, it generates text, or its metric is none or no mean over questions.
     """
     manager = task_manager(settings.task)
     with questions_from(questions):
         loaded = manager.load([settings.task])
     for leaf in loaded["tasks"].values():
+        check_metric(settings, leaf)
         if settings.num_fewshot is not None:
             leaf.set_config(key="num_fewshot", value=settings.num_fewshot)
         elif leaf.get_config("num_fewshot") is None:
             leaf.set_config(key="num_fewshot", value=0)
         leaf.set_fewshot_seed(seed=FEWSHOT_SEED)
     return loaded
+
+
+def check_metric(settings: TaskSettings, leaf: Any) -> None:
+    """Raise a UserError unless a task's metric is a mean over its questions, which intervals and paired tests need."""
+    task, metric, known = settings.task, settings.metric, leaf.aggregation()
+    if leaf.OUTPUT_TYPE == "generate_until":
+        raise UserError(
+            f"evaluation.suites: task {task!r} generates text; only tasks that compare log-probabilities work"
+        )
+    if metric not in known:
+        raise UserError(f"evaluation.suites: task {task!r} has no metric {metric!r} (it has {', '.join(known)})")
+    means = [name for name, aggregation in known.items() if aggregation.__name__ in MEANS]
+    if metric not in means:
+        others = f"; use {' or '.join(means)}" if means else ""
+        raise UserError(
+            f"evaluation.suites: {metric!r} of task {task!r} is no mean over its questions"
+            f" (lm-evaluation-harness computes it as {known[metric].__name__}), so answers cannot be compared"
+            f" one by one{others}"
+        )
 
 
 def dataset_folder(folder: Path, dataset: str, configuration: str | None) -> Path:
