@@ -199,6 +199,54 @@ def test_any_tokenizers_chat_template_is_followed(name):
     assert chat_wrapper(tokenizer, settings, True)("Q?") == expected
 
 
+def chat_of(template, **keys):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    return chat_wrapper(tokenizer, ChatSettings(chat=True, **keys), True)
+
+
+TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+
+
+def test_content_is_given_in_parts_to_templates_that_expect_parts():
+    parts = (
+        "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}"
+    )
+    assert chat_of(parts + ".{% endfor %}", system_prompt="S")("Q?") == "S.Q?."
+
+
+def test_a_chat_template_that_drops_a_turn_is_refused():
+    with pytest.raises(UserError, match="leaves out the question"):
+        chat_of("<|user|> <|assistant|>")
+    only_user = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(UserError, match="leaves out the system turn; remove `system_prompt`"):
+        chat_of(only_user, system_prompt="Be brief.")
+    assert chat_of(only_user, system_prompt="")("Q?") == "Q?"
+
+
+def test_arguments_reach_the_chat_template():
+    template = TURNS + "{% if enable_thinking is false %}<think>\n\n</think>\n{% endif %}"
+    assert chat_of(template, chat_arguments={"enable_thinking": False})("Q?") == "user: Q?\n<think>\n\n</think>\n"
+
+
+@pytest.mark.parametrize("tag", ["<think>", "<thinking>", "<|think|>", "<seed:think>"])
+def test_a_prompt_that_ends_inside_a_thought_is_refused(tag):
+    with pytest.raises(UserError, match=r"opens a thought .* set it, as in .chat_arguments"):
+        chat_of(TURNS + tag + "\n")
+
+
+def test_a_template_that_thinks_by_default_is_told_of(caplog):
+    chat_of(TURNS + "{% if enable_thinking is false %}{% endif %}")
+    assert "without `chat_arguments: {enable_thinking: false}`" in caplog.text
+
+
+def test_the_date_in_a_prompt_does_not_change_by_the_day():
+    template = "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    template += "{{ date_string + ' ' + messages[0].content }}"
+    assert chat_of(template)("Q?") == "26 Jul 2024 Q?"
+    assert chat_of(template, chat_arguments={"date_string": "1 May 2025"})("Q?") == "1 May 2025 Q?"
+
+
 def test_long_prompts_are_dropped_where_the_config_says_so(tmp_path):
     rows = ROWS | {"sentence": ["is " * 500, "Rome is in Italy.", "is " * 130]}
     made, facts = render(tmp_path, make_checkpoint(tmp_path / "small"), rows=rows, too_long="drop")

@@ -180,6 +180,8 @@ class ChatSettings(Settings):
     """Use the tokenizer's chat template."""
     system_prompt: str | None = None
     """Its system turn; empty: an empty turn; unset: none."""
+    chat_arguments: dict[str, bool | int | str] = {}
+    """Arguments for the chat template."""
     trust_remote_code: bool = False
     """Needed if the tokenizer comes with its own code."""
 

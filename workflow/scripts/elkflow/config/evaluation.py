@@ -16,8 +16,8 @@ class TaskSettings(Settings):
     task: str
     """Its name in the harness, e.g. `arc_challenge`, `mmlu`, `elkflow_cloze`."""
     metric: str = "acc"
-    """The metric to report, as the harness names it: `acc`, `acc_norm`, `brier_score`, `bits_per_byte`, ... It must be a
-    mean over questions; `f1`, perplexities and generated text are refused."""
+    """The metric to report, as the harness names it: `acc`, `acc_norm`, `brier_score`, `bits_per_byte`, ... It must be
+    a mean over questions; `f1`, perplexities and generated text are refused."""
     num_fewshot: int | None = Field(default=None, ge=0)
     """Few-shot examples before each question; unset: the task's own number."""
     limit: PositiveInt | None = None

@@ -70,6 +70,9 @@ class ModelSettings(Settings):
     """Wrap prompts in the tokenizer's chat template."""
     system_prompt: str | None = None
     """The chat's system turn; empty: an empty turn; unset: the template's default."""
+    chat_arguments: dict[str, bool | int | str] = {}
+    """What the chat template is told besides, such as `enable_thinking: false`. Templates that write the date are told
+    26 July 2024, so that prompts do not change by the day; many take another as `date_string`."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Compute dtype; `auto`: bfloat16 if the hardware supports it, else float32 (float16 on older GPUs)."""
     quantization: Literal["8bit", "4bit"] | None = None
@@ -90,6 +93,8 @@ class ModelSettings(Settings):
             raise ValueError("path is empty")
         if self.system_prompt is not None and not self.chat:
             raise ValueError("system_prompt needs `chat: true`")
+        if reserved := {"messages", "tokenize", "add_generation_prompt"} & set(self.chat_arguments):
+            raise ValueError(f"chat_arguments: {min(reserved)} is set by the workflow")
         return self
 
     def source(self) -> str:

@@ -52,7 +52,9 @@ def load_harness_model(
     if cache is not None:
         weights = {"model": sha256(folder), "adapter": sha256(adapter) if adapter else None}
         scores = ScoreCache(cache, {**weights, **loading, "compute": str(model.dtype), "device": model.device.type})
-    return HarnessModel(model, tokenizer, batch_size=evaluation.batch_size, seq2seq=seq2seq, cache=scores)
+    made = HarnessModel(model, tokenizer, batch_size=evaluation.batch_size, seq2seq=seq2seq, cache=scores)
+    made.chat_template_args = dict(settings.chat_arguments)
+    return made
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> torch.nn.Module:

@@ -1,11 +1,13 @@
 """The single place where text becomes token ids."""
 
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import chat_template_utils
 
 from elkflow.common.errors import UserError, first_line
 
@@ -25,6 +27,17 @@ def load_tokenizer(folder: Path | str, trust_remote_code: bool = False) -> PreTr
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+class StandingClock(datetime):
+    """What chat templates that write today's date are told: one day, so that all stages and reruns see one prompt."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "StandingClock":
+        return cls(2024, 7, 26, tzinfo=tz)  # Llama 3's own default
+
+
+setattr(chat_template_utils, "datetime", StandingClock)  # noqa: B010  # transformers passes templates no other clock
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -168,7 +168,7 @@ class RuleInputs:
     def chat(self, wildcards: Wildcards) -> str:
         """As JSON, how a model's prompts are wrapped."""
         return self.config.models[wildcards["model"]].model_dump_json(
-            include={"chat", "system_prompt", "trust_remote_code"}
+            include={"chat", "system_prompt", "chat_arguments", "trust_remote_code"}
         )
 
     def questions(self, wildcards: Wildcards) -> str:

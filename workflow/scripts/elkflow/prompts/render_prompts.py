@@ -1,6 +1,8 @@
 """From questions to prompts: templates are rendered, wrapped for chat, and checked against tokenizer and context."""
 
+import logging
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,6 +42,9 @@ TEMPLATE_ERRORS = (
     ArithmeticError,
     RecursionError,
 )
+OPEN_THOUGHT = re.compile(r"<[\w:|]*think\w*\|?>(?!.*</[\w:|]*think)", re.DOTALL)
+"""A tag that begins a model's reasoning, and is not closed."""
+logger = logging.getLogger("elkflow")
 PLACEHOLDER = "\ue001"  # replaces the question while the chat template's markup around it is determined
 
 
@@ -179,24 +184,48 @@ def chat_wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, cha
     """A function from a question to the full prompt, wrapped in the tokenizer's chat template if `chat`.
 
     Raises:
-        UserError: the tokenizer has no chat template, or its template refuses the turns.
+        UserError: the tokenizer has no chat template, or its template refuses the turns, leaves one out, or opens a
+            thought where the answer belongs.
     """
     if not chat:
         return lambda text: text
+    arguments: dict[str, Any] = dict(settings.chat_arguments)
+    as_parts = False  # of a turn's content, as some templates for images expect
+
+    def turn(role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
 
     def whole(text: str) -> str:
-        turns = [{"role": "user", "content": text}]
+        turns = [turn("user", text)]
         if settings.system_prompt is not None:
-            turns.insert(0, {"role": "system", "content": settings.system_prompt})
+            turns.insert(0, turn("system", settings.system_prompt))
         try:
             with time_limit():
-                return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+                return str(
+                    tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
+                )
         except TEMPLATE_ERRORS as error:
             raise UserError(f"models: the tokenizer's chat template refuses its turns ({error})") from None
 
     if not tokenizer.chat_template:
         raise UserError("models: `chat: true`, but the model's tokenizer has no chat template")
-    before, found, after = whole(PLACEHOLDER).partition(PLACEHOLDER)
+    as_parts = PLACEHOLDER not in whole(PLACEHOLDER)
+    shown = whole(PLACEHOLDER)
+    if PLACEHOLDER not in shown:
+        raise UserError("models: the tokenizer's chat template leaves out the question; set `chat: false`")
+    if settings.system_prompt and settings.system_prompt.strip() not in shown:
+        raise UserError("models: the tokenizer's chat template leaves out the system turn; remove `system_prompt`")
+    if thought := OPEN_THOUGHT.search(shown):
+        raise UserError(
+            f"models: the tokenizer's chat template opens a thought ({thought[0]}) where the answer belongs; if it"
+            " knows an argument for that, set it, as in `chat_arguments: {enable_thinking: false}`"
+        )
+    if "enable_thinking" in str(tokenizer.chat_template) and "enable_thinking" not in settings.chat_arguments:
+        logger.warning(
+            "models: the chat template knows `enable_thinking`: without `chat_arguments: {enable_thinking: false}`"
+            " answers may be read where the model would think first"
+        )
+    before, found, after = shown.partition(PLACEHOLDER)
     # Rendering the template once and joining strings is fifty times as fast, unless the markup depends on the content.
     if found and whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
         return lambda text: before + text + after
