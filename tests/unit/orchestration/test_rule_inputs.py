@@ -110,7 +110,7 @@ def test_a_name_that_the_config_lacks_is_told(inputs):
 def test_what_decides_a_model_a_split_and_a_prompt(inputs):
     given = wildcards(model="smollm2", dataset="rivers", wording="training")
     assert json.loads(inputs.model_source(given)) == {"path": "model"}
-    assert set(json.loads(inputs.chat(given))) == {"chat", "system_prompt", "trust_remote_code"}
+    assert set(json.loads(inputs.chat(given))) == {"chat", "system_prompt", "chat_arguments", "trust_remote_code"}
     assert "wordings" not in json.loads(inputs.questions(given))
     assert "split" not in json.loads(inputs.rendering(given))
     assert inputs.hub_datasets() == "{}" and inputs.licence(given) == "not stated"
