@@ -110,7 +110,7 @@ def _row_keys(settings: QuestionSettings, rows: "Rows", fields: dict[str, str], 
     ties = [*groups, *([settings.pair] if settings.pair else [])]
     special = [*ties, *([settings.id] if settings.id else [])]
     columns = list(dict.fromkeys([settings.label, *special, *fields.values()]))
-    numbers = {*special, *getattr(rows, "numbers", ())}  # of which two rows with the same text may differ
+    ignored = {*special, *getattr(rows, "numbers", ())}  # in which two rows of the same text may differ
     labels = np.empty(len(rows), np.min_scalar_type(len(settings.labels)))
     content, text = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
     hashes = {name: np.empty(len(rows), np.uint64) for name in special}
@@ -120,7 +120,7 @@ def _row_keys(settings: QuestionSettings, rows: "Rows", fields: dict[str, str], 
             refuse_missing_values(batch[name], name, where, start)
         here = slice(start, start + len(batch))
         labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
-        texts = [name for name in fields.values() if is_text(batch[name].type) and name not in numbers]
+        texts = [name for name in fields.values() if is_text(batch[name].type) and name not in ignored]
         content[here] = hash_rows([batch[name] for name in fields.values()]) ^ scramble(labels[here], 0)
         text[here] = hash_rows([normalise_text(batch[name]) for name in texts or fields.values()])
         for name, found in hashes.items():

@@ -197,7 +197,6 @@ class ClosedTrainer:
             terms = {"policy_loss": found.detach(), "clip_fraction": clipped, "update_kl": moved}
             return found.sum(), {name: term.sum() for name, term in terms.items()}
 
-        each = settings.accumulation
-        minibatches = [microbatches[at : at + each] for at in range(0, len(microbatches), each)]
+        minibatches = updates.minibatches(microbatches, settings.accumulation)
         counts = torch.full((len(minibatches),), float(session.minibatch), device=device)
         return updates.optimise(session, rows, minibatches, counts, losses)

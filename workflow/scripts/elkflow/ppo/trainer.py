@@ -75,9 +75,8 @@ class Trainer:
 
     def minibatches(self, rollout: Rollout) -> list[list[Microbatch]]:
         """This process's share of every minibatch, in microbatches."""
-        parts, each = self.session.parts(rollout.rows), self.settings.accumulation
-        microbatches = [cut(self.policy, rollout, part) for part in parts]
-        return [microbatches[at : at + each] for at in range(0, len(microbatches), each)]
+        microbatches = [cut(self.policy, rollout, part) for part in self.session.parts(rollout.rows)]
+        return updates.minibatches(microbatches, self.settings.accumulation)
 
     def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and returns [B, T] of a rollout, from its scores, values and KL penalty."""

@@ -16,6 +16,11 @@ Losses = Callable[[Part], tuple[Tensor, dict[str, Tensor]]]
 """The loss of a microbatch and what is told of it, `update_kl` among it: sums over what its minibatch counts."""
 
 
+def minibatches(microbatches: list[Part], accumulation: int) -> list[list[Part]]:
+    """The same microbatches, those of a minibatch together."""
+    return [microbatches[at : at + accumulation] for at in range(0, len(microbatches), accumulation)]
+
+
 def finish(
     session: Session,
     answers: Answers,

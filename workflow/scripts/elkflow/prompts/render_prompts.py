@@ -209,8 +209,10 @@ def chat_wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, cha
 
     if not tokenizer.chat_template:
         raise UserError("models: `chat: true`, but the model's tokenizer has no chat template")
-    as_parts = PLACEHOLDER not in whole(PLACEHOLDER)
     shown = whole(PLACEHOLDER)
+    if PLACEHOLDER not in shown:
+        as_parts = True
+        shown = whole(PLACEHOLDER)
     if PLACEHOLDER not in shown:
         raise UserError("models: the tokenizer's chat template leaves out the question; set `chat: false`")
     if settings.system_prompt and settings.system_prompt.strip() not in shown:
@@ -225,9 +227,9 @@ def chat_wrapper(tokenizer: PreTrainedTokenizerBase, settings: ChatSettings, cha
             "models: the chat template knows `enable_thinking`: without `chat_arguments: {enable_thinking: false}`"
             " answers may be read where the model would think first"
         )
-    before, found, after = shown.partition(PLACEHOLDER)
+    before, _, after = shown.partition(PLACEHOLDER)
     # Rendering the template once and joining strings is fifty times as fast, unless the markup depends on the content.
-    if found and whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
+    if whole("a question?\n{{ x }}") == f"{before}a question?\n{{{{ x }}}}{after}":
         return lambda text: before + text + after
     return whole
 
