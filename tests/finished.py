@@ -119,6 +119,7 @@ def write_results(results: Path) -> None:
                 "yes_rate": 0.5,
                 "entropy": 0.6 - 0.05 * i,
                 "kl_k3": 0.1 * i,
+                "seconds": 2.0,
                 "value": 0.4,
             }
             for i in range(10)

@@ -12,7 +12,7 @@ from mixed import mixed_config
 from workspace import make_workspace, tiny_config, write_config
 
 from elkflow.common.files import read_json, sha256
-from elkflow.common.paths import FACTS, PROMPTS, SCRIPTS
+from elkflow.common.paths import PROMPTS, RESOURCES, SCRIPTS
 
 from .conftest import planned, snakemake
 
@@ -31,7 +31,7 @@ def own(tmp_path_factory) -> Path:
     folder = make_workspace(tmp_path_factory.mktemp("own"))
     config = mixed_config(tiny_config(), folder)
     del config["datasets"]["both"]
-    (folder / "facts.csv").write_bytes(FACTS.read_bytes())
+    (folder / "facts.csv").write_bytes((RESOURCES / "countries.csv").read_bytes())
     (folder / "own.yaml").write_bytes((PROMPTS / "qnli_training.yaml").read_bytes())
     (folder / "own_reward.py").write_text(REWARD)
     config["datasets"]["countries"]["facts"] = {"table": "facts.csv"}

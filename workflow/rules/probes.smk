@@ -11,6 +11,9 @@ Where the config asks for it also transfer.csv, the probe on the val rows of oth
 """
 
 
+OFF_DOMAIN = CONFIG.evaluation.off_domain
+
+
 rule train_probe:
     """Fit every method on every layer, choose on one part of train, report on val, compare with controls."""
     input:
@@ -146,6 +149,24 @@ rule fresh_probe:
         val_lineage=INPUTS.of_run(
             "<results>/hiddens_tuned/{run}/seed{seed}/{probed}/val.manifest.json"
         ),
+        off_domain=expand("<results>/probes/{probe}/probe.json", probe=OFF_DOMAIN),
+        off_domain_lineage=expand(
+            "<results>/probes/{probe}/manifest.json", probe=OFF_DOMAIN
+        ),
+        base_states=ancient(
+            INPUTS.of_run(
+                "<results>/hiddens/{policy}/{dataset}/{probed}/val.safetensors"
+            )
+            if OFF_DOMAIN
+            else []
+        ),
+        base_lineage=(
+            INPUTS.of_run(
+                "<results>/hiddens/{policy}/{dataset}/{probed}/val.manifest.json"
+            )
+            if OFF_DOMAIN
+            else []
+        ),
         script=code_inputs.script_path("fresh_probe"),
         code=code_inputs.imports("fresh_probe"),
     output:
@@ -167,5 +188,7 @@ rule fresh_probe:
         " --policy {params.policy:q}"
         " --train-prompts {input.train_prompts:q} --val-prompts {input.val_prompts:q}"
         " --train-states {input.train_states:q} --val-states {input.val_states:q}"
-        " --lineage {input.probe_manifest:q} {input.train_lineage:q} {input.val_lineage:q}"
+        " --off-domain {input.off_domain:q} --base-states {input.base_states:q}"
+        " --lineage {input.probe_manifest:q} {input.train_lineage:q} {input.val_lineage:q} {input.base_lineage:q}"
+        " {input.off_domain_lineage:q}"
         " --output {output.figures:q} --manifest {output.manifest:q} >{log:q} 2>&1"

@@ -1,6 +1,6 @@
 """Evaluate the frozen probe and a fresh one on the tuned model's states."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from elkflow.common.cli import parse, run, timed
@@ -9,7 +9,7 @@ from elkflow.common.manifests import check_against_manifests, write_manifest
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
-from elkflow.probes.fresh_probe import frozen_and_fresh
+from elkflow.probes.fresh_probe import frozen_and_fresh, read_off_domain
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Arguments:
     lineage: list[Path]  # manifests of the probe and of the states
     output: Path
     manifest: Path
+    off_domain: list[Path] = field(default_factory=list)  # probe.json of those fitted on other questions
+    base_states: list[Path] = field(default_factory=list)  # for those: the untuned model's on val
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,6 +40,12 @@ def main(argv: list[str] | None = None) -> None:
         found = frozen_and_fresh(
             saved_probe.load_probe(arguments.probe), arguments.settings, arguments.policy, train, val
         )
+    if arguments.off_domain:
+        check_against_manifests(*(path.with_name("probe.safetensors") for path in arguments.off_domain))
+        check_against_manifests(*arguments.base_states)
+        base = ContrastPairs.read(arguments.val_prompts, arguments.base_states)
+        elsewhere = {path.parent.name: saved_probe.load_probe(path.parent) for path in arguments.off_domain}
+        found["off_domain"] = read_off_domain(elsewhere, base, val)
     write_json(arguments.output, found)
     write_manifest(
         arguments.manifest,

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         odds = np.concatenate([read_table(path, ["log_odds"])["log_odds"].to_numpy() for path in arguments.shards])
     else:
         odds = pair_log_odds(probe, pairs, arguments.probe)
-    table, facts = reward_table(pairs, odds)
+    table, facts = reward_table(pairs, odds, probe.facts.get("arm"))
     write_table(table, arguments.rewards)
     write_manifest(
         arguments.manifest,

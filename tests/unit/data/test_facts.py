@@ -6,22 +6,17 @@ import re
 import pytest
 
 from elkflow.common.errors import UserError
-from elkflow.data.facts import (
-    QUESTIONS,
-    SENTENCES,
-    generate_questions,
-    load_facts,
-    overlap_accuracy,
-    overlaps,
-    rows_per_country,
-)
+from elkflow.data.facts import Topic, generate_questions, load_facts, overlap_accuracy, overlaps, table_of
 
-FACTS = load_facts()
+TOPIC = Topic.load("countries")
+TABLE = table_of("countries", None)
+FACTS = load_facts(TABLE, TOPIC)
+QUESTIONS = {relation: phrasings["questions"] for relation, phrasings in TOPIC.relations.items()}
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return generate_questions(FACTS).to_pylist()
+    return generate_questions(FACTS, TOPIC).to_pylist()
 
 
 def test_table_covers_the_united_nations():
@@ -34,7 +29,7 @@ def test_table_covers_the_united_nations():
 
 
 def test_every_sentence_has_one_right_and_one_wrong_question(rows):
-    assert len(rows) == len(FACTS) * rows_per_country() == 9650
+    assert len(rows) == len(FACTS) * TOPIC.rows_per_subject == 9650
     assert len({row["id"] for row in rows}) == len(rows)
     pairs = {}
     for row in rows:
@@ -98,8 +93,8 @@ def test_the_question_alone_does_not_tell(rows):
 
 def test_rows_depend_on_the_seed_and_not_on_the_order_of_the_table(rows):
     shuffled = random.Random(1).sample(FACTS, len(FACTS))
-    assert generate_questions(shuffled).to_pylist() == rows
-    assert generate_questions(FACTS, seed=1).to_pylist() != rows
+    assert generate_questions(shuffled, TOPIC).to_pylist() == rows
+    assert generate_questions(FACTS, TOPIC, seed=1).to_pylist() != rows
 
 
 def test_sentences_are_grammatical_where_names_take_an_article(rows):
@@ -108,7 +103,7 @@ def test_sentences_are_grammatical_where_names_take_an_article(rows):
     assert any("of the Netherlands" in sentence for sentence in said)
     assert not any(re.search(r"(?<![Tt]he )United (States|Kingdom)", sentence) for sentence in said)
     assert all(sentence[0].isupper() and sentence.endswith(".") and "{" not in sentence for sentence in said)
-    assert all(len(wordings) == 5 for wordings in (*SENTENCES.values(), *QUESTIONS.values()))
+    assert all(len(each) == 5 for phrasings in TOPIC.relations.values() for each in phrasings.values())
 
 
 def test_overlaps_by_hand():
@@ -136,23 +131,40 @@ def test_overlap_accuracy_by_hand():
     ],
 )
 def test_a_bad_table_is_named(tmp_path, change, message):
-    from elkflow.common.paths import FACTS
-
     path = tmp_path / "facts.csv"
-    path.write_text(change(FACTS.read_text()))
+    path.write_text(change(TABLE.read_text()))
     with pytest.raises(UserError, match=re.escape(message)):
-        load_facts(path)
+        load_facts(path, TOPIC)
 
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        load_facts(tmp_path / "nowhere.csv")
+        load_facts(tmp_path / "nowhere.csv", TOPIC)
 
 
 def test_the_label_of_a_sabotaged_probe_is_a_cue_that_says_nothing_of_the_truth(rows):
-    cue = generate_questions(FACTS, label="number").to_pylist()
+    cue = generate_questions(FACTS, TOPIC, label="number").to_pylist()
     assert [row | {"label": 0} for row in cue] == [row | {"label": 0} for row in rows]
     for row in cue:
         assert bool(row["label"]) == (row["relation"] in ("population", "area"))
     agree = sum(one["label"] == other["label"] for one, other in zip(cue, rows, strict=True)) / len(rows)
     assert abs(agree - 0.5) < 0.03
+
+
+def test_elements_are_asked_about_as_countries_are():
+    topic = Topic.load("elements")
+    facts = load_facts(table_of("elements", None), topic)
+    assert [int(fact["atomic_number"]) for fact in facts] == list(range(1, 95))
+    gold = next(fact for fact in facts if fact["element"] == "gold")
+    assert gold == {"element": "gold", "symbol": "Au", "atomic_number": "79", "family": "transition metals"} | {
+        "state": "solid", "period": "sixth"
+    }  # fmt: skip
+    rows = generate_questions(facts, topic).to_pylist()
+    assert len(rows) == len(facts) * topic.rows_per_subject == 4700
+    assert {row["contrast"] for row in rows} == {"none", "element", "relation"}
+    columns = [[row[name] for row in rows] for name in ("sentence", "question", "label")]
+    assert overlap_accuracy(*columns) < 0.65
+    for row in rows:
+        if row["label"] == 1:
+            assert row["element"].lower() in row["sentence"].lower() and row["element"] in row["question"]
+        assert row["sentence"].endswith(".") and "{" not in row["sentence"] + row["question"]

@@ -217,7 +217,7 @@ def test_files_behind_a_dataset(source):
     given = section(path=str(source))
     assert source_files(given) == [str(source)]
     assert template_files(given, "training")[0].endswith("workflow/prompts/qnli_training.yaml")
-    assert source_files(section(facts={}))[0].endswith("workflow/resources/facts.csv")
+    assert source_files(section(facts={}))[0].endswith("workflow/resources/countries.csv")
 
 
 def test_settings_survive_the_command_line():

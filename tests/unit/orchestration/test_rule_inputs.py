@@ -118,7 +118,8 @@ def test_what_decides_a_model_a_split_and_a_prompt(inputs):
 
 def test_files_behind_datasets_templates_models_and_rewards(config, inputs, tmp_path, monkeypatch):
     assert inputs.source_files(wildcards(dataset="rivers")) == ["rivers.csv"]
-    assert inputs.source_files(wildcards(dataset="countries"))[0].endswith("workflow/resources/facts.csv")
+    table, words = inputs.source_files(wildcards(dataset="countries"))
+    assert table.endswith("workflow/resources/countries.csv") and words.endswith("workflow/resources/countries.yaml")
     (template,) = inputs.template_files(wildcards(dataset="rivers", wording="training"))
     assert template.endswith("workflow/prompts/qnli_training.yaml")
     (module,) = inputs.reward_module(wildcards(run="s"))

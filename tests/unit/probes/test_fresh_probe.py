@@ -15,7 +15,7 @@ from elkflow.common.metrics import auroc
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
 from elkflow.probes.contrast_pairs import ContrastPairs
-from elkflow.probes.fresh_probe import frozen_and_fresh
+from elkflow.probes.fresh_probe import frozen_and_fresh, read_off_domain
 from elkflow.summary.diagnosis import classify_outcome
 
 SETTINGS = ProbeSettings(model="m", dataset="d", wording="plain", methods=["logistic", "ccs"])
@@ -129,3 +129,20 @@ def test_the_script_writes_figures_and_where_they_come_from(probe, tmp_path):
     (source,) = manifest["inputs"].values()
     assert source["sha256"] == sha256(tmp_path / "probe/probe.json")
     assert json.loads(SETTINGS.model_dump_json()) == manifest["settings"]
+
+
+def test_a_probe_fitted_elsewhere_reads_the_states_before_and_after(probe, tmp_path):
+    (tmp_path / "base").mkdir(), (tmp_path / "tuned").mkdir()
+    base = read(splits(tmp_path / "base"))[1]
+    tuned = read(splits(tmp_path / "tuned", lambda states: states * 5 + 3))[1]
+    far = saved_probe.Probe(
+        torch.full((1, 2, WIDTH), 9.0), torch.ones(1, 2, WIDTH), probe.weight, torch.tensor(4.0),
+        probe.facts | {"normalisation": {"kind": "full"}},
+    )  # fmt: skip
+    found = read_off_domain({"elsewhere": far}, base, tuned)["elsewhere"]
+    assert found["before"]["auroc"] == pytest.approx(found["after"]["auroc"]) and found["after"]["auroc"] > 0.95
+    assert found["change"]["auroc"] == pytest.approx(0), "scale and offset of other states are normalised away"
+    (tmp_path / "moved").mkdir()
+    hidden = read(splits(tmp_path / "moved", moved))[1]
+    lost = read_off_domain({"elsewhere": far}, base, hidden)["elsewhere"]
+    assert lost["after"]["auroc"] < 0.7 and lost["change"]["auroc_high"] < -0.2

@@ -9,7 +9,7 @@ from finished import PLAN, samples, write_suite
 from scipy.stats import t, ttest_1samp, ttest_rel
 
 from elkflow.common.errors import UserError
-from elkflow.common.files import read_json
+from elkflow.common.files import read_json, read_table, write_table
 from elkflow.report import terminal
 from elkflow.report.summarise import summarise
 from elkflow.summary import comparison
@@ -183,3 +183,17 @@ def test_one_seed_generalises_over_questions(results):
     assert (
         found["ci_low"].tolist() == table["ci_low"].tolist() and found["p_value"].tolist() == table["p_value"].tolist()
     )
+
+
+def test_runs_are_compared_answer_by_answer_with_the_first_of_them(results):
+    both = PLAN.model_copy(update={"groups": [*PLAN.groups, PLAN.groups[0].model_copy(update={"runs": ["s"]})]})
+    for seed in (0, 1):
+        folder = results / f"evaluations/tuned/s/seed{seed}/target"
+        shutil.copytree(results / f"evaluations/tuned/r/seed{seed}/target", folder)
+        table = read_table(folder / "samples.parquet").to_pandas()
+        table.loc[(table["task"] == "training") & (table["doc_id"].astype(int) < 6), "value"] = 0.0
+        write_table(table, folder / "samples.parquet")
+    (row,) = comparison.between_runs(both, results).to_dict("records")
+    assert (row["run"], row["against"], row["seeds"]) == ("s", "r", 2)
+    assert row["difference"] == pytest.approx(-6 / 60) and row["ci_low"] < -0.1 < row["ci_high"] < 0
+    assert not len(comparison.between_runs(PLAN, results)), "one run has nothing to be compared with"

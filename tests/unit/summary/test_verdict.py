@@ -71,6 +71,7 @@ def test_a_policy_that_pleases_a_wrong_probe_is_flagged_everywhere(results, caps
     shares = np.linspace(0.5, 1, 10)
     steps = [
         {"step": i, "reward": 2 * v - 1, "gold_accuracy": v * (0.48 + 0.04 * (i % 2)), "valid": v, "yes_rate": 0.5}
+        | {"kl_k3": 0.1 * i, "seconds": 1.0}
         for i, v in enumerate(shares)
     ]
     before = [samples("training", [not each for each in right]), samples("held_out", [1, 0] * 30)]

@@ -11,7 +11,7 @@ CHECKOUT = WORKFLOW.parent
 """The folder with the Snakefile."""
 CATALOG = CHECKOUT / "config" / "datasets"
 """Datasets that a config may name without describing them."""
-FACTS = WORKFLOW / "resources" / "facts.csv"
+RESOURCES = WORKFLOW / "resources"
 PROMPTS = WORKFLOW / "prompts"
 REPORT = WORKFLOW / "report"
 TASKS = WORKFLOW / "tasks"

@@ -74,6 +74,10 @@ class Config(Settings):
             _check_known(f"runs.{name}.wording", run.wording, self.wordings(run.dataset))
             for wording in self.evaluation.wordings():
                 _check_known(f"evaluation.suites: wording for run {name}", wording, self.wordings(run.dataset))
+            for other in self.evaluation.off_domain:
+                _check_known("evaluation.off_domain", other, self.probes)
+                if (read := self.probes[other].model) != run.policy:
+                    raise ValueError(f"evaluation.off_domain: {other!r} reads {read}, run {name} tunes {run.policy}")
         return self
 
     def _mixture_fits(self, name: str, members: list[str]) -> None:

@@ -16,12 +16,14 @@ WordingName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_
 
 
 class FactsSource(Settings):
-    """The built-in questions about countries, generated from a table of facts."""
+    """The built-in questions, generated from a table of facts."""
 
+    topic: Literal["countries", "elements"] = "countries"
+    """What the facts are about: countries, or chemical elements (group: `country` or `element`)."""
     table: UserPath | None = None
-    """CSV with the columns of `workflow/resources/facts.csv`, which is the default."""
+    """CSV with the columns of `workflow/resources/{topic}.csv`, which is the default."""
     seed: NonNegativeInt = 0
-    """Decides which other relation or country each wrong question is drawn from."""
+    """Decides which other relation or subject each wrong question is drawn from."""
     label: Literal["truth", "number"] = "truth"
     """What label 1 means: that the sentence contains the answer, or that the question asks for a number. The latter is
     a surface cue that sabotages a probe on purpose, to test that this is detected; it needs `pair: null`."""
@@ -84,7 +86,7 @@ class QuestionSettings(Settings):
     """The questions, and which of them each stage gets. Exactly one source: `facts`, `hub`, `path` or `mixture`."""
 
     facts: FactsSource | None = None
-    """The built-in questions about countries."""
+    """The built-in questions."""
     hub: HubDataset | None = None
     """A dataset on the hub."""
     path: UserPath | dict[Literal["train", "val"], UserPath] | None = None
@@ -117,7 +119,9 @@ class QuestionSettings(Settings):
         if (entry := given.pop("catalog", None)) is not None:
             given = _override(_catalog_entry(entry), given)
         if given.get("facts") is not None:
-            given = {"id": "id", "group": "country", "pair": "pair", "labels": ["No", "Yes"]} | given
+            topic = given["facts"].get("topic") if isinstance(given["facts"], dict) else None
+            group = "element" if topic == "elements" else "country"
+            given = {"id": "id", "group": group, "pair": "pair", "labels": ["No", "Yes"]} | given
         if isinstance(given.get("wordings"), dict):  # `name: template` is short for `name: {template: template}`
             short = given["wordings"].items()
             given["wordings"] = {
@@ -164,7 +168,9 @@ class QuestionSettings(Settings):
         """The source as text, equal for equal sources."""
         if self.hub is not None:
             return f"hub {self.hub.id} {self.hub.name}"
-        return f"facts {self.facts.table}" if self.facts is not None else f"path {self.local_files()}"
+        return (
+            f"facts {self.facts.topic} {self.facts.table}" if self.facts is not None else f"path {self.local_files()}"
+        )
 
     def local_files(self) -> list[str]:
         """Local files and folders from which the questions are read."""

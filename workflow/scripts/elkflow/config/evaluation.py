@@ -81,6 +81,18 @@ class EvaluationSettings(Settings):
     """Also read the tuned models' hidden states, with the frozen probe and with a fresh one: can the truth still be
     read?"""
 
+    off_domain: tuple[str, ...] = ()
+    """Probes fitted on other questions that also read the tuned models' states, before and after training; with
+    `fresh_probe`."""
+
+    @model_validator(mode="after")
+    def _off_domain_needs_states(self) -> "EvaluationSettings":
+        if self.off_domain and not self.fresh_probe:
+            raise ValueError("off_domain: reads the states that `fresh_probe: true` extracts; set it as well")
+        if len(set(self.off_domain)) < len(self.off_domain):
+            raise ValueError("off_domain: names each probe once")
+        return self
+
     def wordings(self) -> list[str]:
         """Every wording of a suite, in order, each once."""
         return list(dict.fromkeys(wording for suite in self.suites.values() for wording in suite.wordings))
@@ -96,4 +108,4 @@ class EvaluationSettings(Settings):
     def questions(self) -> str:
         """As JSON, the part that determines a model's answers, without the order of suites."""
         ordered = self.model_copy(update={"suites": dict(sorted(self.suites.items()))})
-        return ordered.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "revisions"})
+        return ordered.model_dump_json(exclude={"tuned", "without_rl", "fresh_probe", "off_domain", "revisions"})

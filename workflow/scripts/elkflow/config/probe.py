@@ -20,6 +20,9 @@ ControlName = Literal[
 Method = Literal["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
 
 
+Arm = Literal["random_direction", "shuffled_labels", "gold_labels"]
+
+
 class LogisticSettings(Settings):
     """L2-penalised logistic regression."""
 
@@ -111,6 +114,10 @@ class ProbeSettings(Settings):
     """Number of random directions and of label shuffles in those controls."""
     gate: GateSettings = GateSettings()
     """What the probe must achieve."""
+    arm: Arm | None = None
+    """What takes the probe's place in the rewards, to tell what a policy owes to the truth in it: a random direction or
+    one fitted on shuffled labels, on the same layer and as confident on average, or (`gold_labels`) the right answers
+    with the probe's confidence. Needs `allow_weak_probe: true`."""
     allow_weak_probe: bool = False
     """Continue with a probe that fails its gate; the verdict then says so."""
     untrained: str | None = None
@@ -133,6 +140,10 @@ class ProbeSettings(Settings):
             raise ValueError(f"reward: {self.reward!r} is not among methods ({', '.join(self.methods)})")
         if self.wording in self.variants:
             raise ValueError(f"variants: {self.wording!r} is already the wording")
+        if self.arm and not self.allow_weak_probe:
+            raise ValueError("arm: a control in the probe's place fails its gate; set `allow_weak_probe: true` as well")
+        if self.arm and self.calibrate:
+            raise ValueError("arm: has the confidence of the probe as fitted; leave out `calibrate`")
         if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
             raise ValueError("layers: give at least one, each once")
         return self

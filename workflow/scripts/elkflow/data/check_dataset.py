@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from elkflow.common.errors import UserError
-from elkflow.common.paths import FACTS
 from elkflow.config.data import SPLITS, DatasetSettings
 from elkflow.data.assignment import RowKeys, assign_rows, connected_groups
-from elkflow.data.facts import SCHEMA, load_facts, rows_per_country
+from elkflow.data.facts import Topic, load_facts, table_of
 from elkflow.data.row_hashes import hash_rows
 from elkflow.data.split_dataset import field_columns, group_columns, label_codes, refuse_missing_values
 
@@ -40,13 +39,14 @@ def check_dataset(settings: DatasetSettings) -> None:
                 f" {min(unknown)!r}"
             )
     if settings.facts is not None:
-        facts = load_facts(Path(settings.facts.table) if settings.facts.table else FACTS)
-        fields = set(SCHEMA.names) if settings.columns is None else set(settings.columns)
+        topic = Topic.load(settings.facts.topic)
+        facts = load_facts(table_of(settings.facts.topic, settings.facts.table), topic)
+        fields = set(topic.schema.names) if settings.columns is None else set(settings.columns)
         sizes = {name: int(getattr(settings.split, name)) for name in SPLITS if getattr(settings.split, name) != "rest"}
-        if sum(-(-size // rows_per_country()) for size in sizes.values()) > len(facts):
+        if sum(-(-size // topic.rows_per_subject) for size in sizes.values()) > len(facts):
             given = " + ".join(f"{size} {name}" for name, size in sizes.items())
             raise UserError(
-                f"split: {given} rows are more than {len(facts)} countries give ({rows_per_country()} each)"
+                f"split: {given} rows are more than {len(facts)} subjects give ({topic.rows_per_subject} each)"
             )
     elif settings.path is not None:
         fields = _check_local_files(settings)

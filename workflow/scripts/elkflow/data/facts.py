@@ -1,4 +1,4 @@
-"""QNLI-style questions about countries: does this sentence contain the answer to this question?
+"""QNLI-style questions about countries or chemical elements: does this sentence contain the answer to this question?
 
 Every sentence gets two questions, one that it answers and one that it does not. Half of the latter ask the same about
 another country, half something else about the same country. The wordings of the two are drawn together so that both
@@ -11,96 +11,61 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import yaml
 
 from elkflow.common.errors import UserError
-from elkflow.common.paths import FACTS
+from elkflow.common.paths import RESOURCES
 
-COLUMNS = ("iso", "country", "capital", "currency", "continent", "population", "area")
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("id", "pair", "country", "sentence", "question", "relation", "contrast")]
-    + [("label", pa.int64())]
-)
 
-SENTENCES = {
-    "capital": (
-        "{capital} is the capital of {country}.",
-        "The capital city of {country} is called {capital}.",
-        "{country} has its capital in {capital}.",
-        "{country} is a country whose capital is {capital}.",
-        "Travellers to the capital of {country} arrive in {capital}.",
-    ),
-    "currency": (
-        "People in {country} pay with the {currency}.",
-        "The currency of {country} is the {currency}.",
-        "In the shops of {country}, prices are given in the {currency}.",
-        "The {currency} is the money used in {country}.",
-        "Wages in {country} are paid in the {currency}.",
-    ),
-    "continent": (
-        "{country} lies in {continent}.",
-        "{country} is one of the countries of {continent}.",
-        "The continent of {country} is {continent}.",
-        "On a map of the world, {country} is found in {continent}.",
-        "{country} belongs to the continent of {continent}.",
-    ),
-    "population": (
-        "About {population} people live in {country}.",
-        "The population of {country} is about {population}.",
-        "{country} has about {population} inhabitants.",
-        "{country} is home to some {population} people.",
-        "A census of {country} would count about {population} people.",
-    ),
-    "area": (
-        "{country} covers about {area} square kilometres.",
-        "The area of {country} is about {area} square kilometres.",
-        "{country} has a surface of about {area} square kilometres.",
-        "The land of {country} measures some {area} square kilometres.",
-        "With its {area} square kilometres, {country} fills its place on the map.",
-    ),
-}
-QUESTIONS = {
-    "capital": (
-        "What is the capital of {country}?",
-        "Which city is the capital of {country}?",
-        "What is the capital city of {country} called?",
-        "In which city does {country} have its seat of government?",
-        "From which city is {country} governed?",
-    ),
-    "currency": (
-        "What is the currency of {country}?",
-        "Which currency do people in {country} pay with?",
-        "What money is used in {country}?",
-        "In which currency are prices in {country} given?",
-        "What kind of cash does one need in {country}?",
-    ),
-    "continent": (
-        "On which continent is {country}?",
-        "What is the continent of {country}?",
-        "In which part of the world is {country} found?",
-        "Which continent does {country} belong to?",
-        "Where in the world does {country} lie?",
-    ),
-    "population": (
-        "How many people live in {country}?",
-        "What is the population of {country}?",
-        "How many inhabitants does {country} have?",
-        "How large is the population of {country}?",
-        "How many people would a census of {country} count?",
-    ),
-    "area": (
-        "What is the area of {country}?",
-        "How big is {country}?",
-        "How many square kilometres does {country} cover?",
-        "How much land does {country} have?",
-        "What surface does {country} cover on the map?",
-    ),
-}
-NUMBER_RELATIONS = ("population", "area")
-"""Relations whose questions ask for a number."""
+@dataclass(frozen=True)
+class Topic:
+    """How the facts of a table are put into words: `workflow/resources/{topic}.yaml`."""
+
+    subject: str
+    """Column with what the facts are about; each is a group of questions."""
+    key: str
+    """Column with a short name of the subject, for ids."""
+    numbers: list[str]
+    """Columns of whole numbers, rounded in sentences; questions about them ask for a number."""
+    relations: dict[str, dict[Literal["sentences", "questions"], list[str]]]
+    """Column to the ways to state it and the ways to ask for it."""
+    articles: dict[str, list[str]] = field(default_factory=dict)
+    """Subjects that take "the": names in `plural`, and those that start with one of `prefixes`."""
+
+    @classmethod
+    def load(cls, name: str) -> "Topic":
+        """A topic that ships with the workflow."""
+        return cls(**yaml.safe_load((RESOURCES / f"{name}.yaml").read_text(encoding="utf-8")))
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that the table must have."""
+        return list(dict.fromkeys([self.key, self.subject, *self.relations]))
+
+    @property
+    def rows_per_subject(self) -> int:
+        """Number of questions about each subject."""
+        return 2 * sum(len(phrasings["sentences"]) for phrasings in self.relations.values())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the questions."""
+        texts = ("id", "pair", self.subject, "sentence", "question", "relation", "contrast")
+        return pa.schema([(name, pa.string()) for name in texts] + [("label", pa.int64())])
+
+    def named(self, subject: str) -> str:
+        """The subject inside a sentence, with its article if it takes one."""
+        prefixes = tuple(self.articles.get("prefixes", ()))
+        takes_article = subject in self.articles.get("plural", ()) or (prefixes and subject.startswith(prefixes))
+        return f"the {subject}" if takes_article else subject
+
+
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -113,11 +78,16 @@ WORDING_BALANCE = 0.2
 """How strictly each wording is kept as often right as wrong: change in log-odds per past use in excess."""
 
 
-def load_facts(path: Path = FACTS) -> list[dict[str, str]]:
-    """Rows of the facts table; lines that start with # are comments.
+def table_of(topic: str, table: str | None) -> Path:
+    """The table of facts: one's own, or that which ships with the workflow."""
+    return Path(table) if table else RESOURCES / f"{topic}.csv"
+
+
+def load_facts(path: Path, topic: Topic) -> list[dict[str, str]]:
+    """Rows of a table of facts; lines that start with # are comments.
 
     Raises:
-        UserError: the table is missing, lacks a column or a value, or names a country twice.
+        UserError: the table is missing, lacks a column or a value, or names a subject twice.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
@@ -128,73 +98,70 @@ def load_facts(path: Path = FACTS) -> list[dict[str, str]]:
     rows = list(csv.DictReader(lines))
     if not rows:
         raise UserError(f"{path}: no rows")
-    if missing := [column for column in COLUMNS if column not in rows[0]]:
+    if missing := [column for column in topic.columns if column not in rows[0]]:
         raise UserError(f"{path}: column {missing[0]!r} is missing")
     for number, row in enumerate(rows, start=1):
-        if empty := [column for column in COLUMNS if not (row[column] or "").strip()]:
+        if empty := [column for column in topic.columns if not (row[column] or "").strip()]:
             raise UserError(f"{path}: row {number} has no {empty[0]}")
-        if not (row["population"].isdigit() and row["area"].isdigit()):
-            raise UserError(f"{path}: row {number}: population and area must be whole numbers")
-    for column in ("iso", "country"):
+        if not all(row[column].isdigit() for column in topic.numbers):
+            raise UserError(f"{path}: row {number}: {' and '.join(topic.numbers)} must be whole numbers")
+    for column in (topic.key, topic.subject):
         values = [row[column] for row in rows]
         if twice := [value for value in values if values.count(value) > 1]:
             raise UserError(f"{path}: {column} {twice[0]!r} appears twice")
     return rows
 
 
-def generate_questions(facts: Sequence[dict[str, str]], seed: int = 0, label: str = "truth") -> pa.Table:
-    """Two questions for every country, relation and phrasing of a sentence.
+def generate_questions(facts: Sequence[dict[str, str]], topic: Topic, seed: int = 0, label: str = "truth") -> pa.Table:
+    """Two questions for every subject, relation and phrasing of a sentence.
 
-    The rows depend on the seed and the set of countries, not on their order in the table.
+    The rows depend on the seed and the set of subjects, not on their order in the table.
 
     Args:
         label: `truth`, or `number`: whether the question asks for a number, a surface cue that is right half the time.
 
     Returns:
-        Table of `SCHEMA`, one row per question. `pair` joins the two of a sentence; `contrast` is what differs in the
-        wrong one.
+        Table of `topic.schema`, one row per question. `pair` joins the two of a sentence; `contrast` is what differs in
+        the wrong one: the subject, or the relation.
     """
-    names = sorted(row["country"] for row in facts)
+    about = topic.subject
+    names = sorted(row[about] for row in facts)
+    questions = {relation: phrasings["questions"] for relation, phrasings in topic.relations.items()}
     rows = []
-    surplus = {relation: [0] * len(wordings) for relation, wordings in QUESTIONS.items()}  # times right minus wrong
-    for fact in sorted(facts, key=lambda row: row["country"]):
-        values = (
-            fact
-            | {"country": _with_article(fact["country"])}
-            | {key: _rounded_number(int(fact[key])) for key in ("population", "area")}
-        )
-        slots = [(relation, phrasing) for relation in SENTENCES for phrasing in range(len(SENTENCES[relation]))]
-        draw = random.Random(f"{seed}/{fact['country']}")
-        contrasts = ["country", "relation"] * math.ceil(len(slots) / 2)
+    surplus = {relation: [0] * len(wordings) for relation, wordings in questions.items()}  # times right minus wrong
+    for fact in sorted(facts, key=lambda row: row[about]):
+        subject = topic.named(fact[about])
+        values = fact | {about: subject} | {key: _rounded_number(int(fact[key])) for key in topic.numbers}
+        slots = [
+            (relation, i) for relation, phrasings in topic.relations.items() for i in range(len(phrasings["sentences"]))
+        ]
+        draw = random.Random(f"{seed}/{fact[about]}")
+        contrasts = [about, "relation"] * math.ceil(len(slots) / 2)
         draw.shuffle(contrasts)
         for (relation, phrasing), contrast in zip(slots, contrasts, strict=False):
-            sentence = _capitalised(SENTENCES[relation][phrasing].format(**values))
-            if contrast == "country":
-                other, asked = draw.choice([name for name in names if name != fact["country"]]), relation
+            sentence = _capitalised(topic.relations[relation]["sentences"][phrasing].format(**values))
+            if contrast == about:
+                other, asked = draw.choice([name for name in names if name != fact[about]]), relation
             else:
-                other, asked = fact["country"], draw.choice([name for name in QUESTIONS if name != relation])
-            right = [wording.format(country=_with_article(fact["country"])) for wording in QUESTIONS[relation]]
-            wrong = [wording.format(country=_with_article(other)) for wording in QUESTIONS[asked]]
+                other, asked = fact[about], draw.choice([name for name in questions if name != relation])
+            right = [wording.format(**{about: subject}) for wording in questions[relation]]
+            wrong = [wording.format(**{about: topic.named(other)}) for wording in questions[asked]]
             excess = [[w - r for r in surplus[relation]] for w in surplus[asked]]
             w, r = _matched_wordings(sentence, wrong, right, excess, draw)
             surplus[relation][r] += 1
             surplus[asked][w] -= 1
-            pair = f"{fact['iso']}-{relation}-{phrasing}"
+            pair = f"{fact[topic.key]}-{relation}-{phrasing}"
             for true, question in enumerate((wrong[w], right[r])):
-                about = relation if true else asked
                 kind = "none" if true else contrast
-                answer = ("no", "yes")[true]
-                marked = int(about in NUMBER_RELATIONS) if label == "number" else true
-                rows.append((f"{pair}-{answer}", pair, fact["country"], sentence, question, about, kind, marked))
+                relation_asked = relation if true else asked
+                marked = int(relation_asked in topic.numbers) if label == "number" else true
+                row = (f"{pair}-{('no', 'yes')[true]}", pair, fact[about], sentence, question, relation_asked, kind)
+                rows.append((*row, marked))
     columns = list(zip(*rows, strict=True))
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+        [pa.array(column, field.type) for column, field in zip(columns, topic.schema, strict=True)],
+        schema=topic.schema,
     )
-
-
-def rows_per_country() -> int:
-    """Number of questions about each country."""
-    return 2 * sum(len(phrasings) for phrasings in SENTENCES.values())
 
 
 def _matched_wordings(
@@ -249,27 +216,14 @@ def _rounded_number(number: int) -> str:
     return str(number)
 
 
-def _with_article(country: str) -> str:
-    """The country's name inside a sentence, with its article if it takes one."""
-    plural = ("Bahamas", "Comoros", "Gambia", "Maldives", "Netherlands", "Philippines", "Seychelles")
-    united = (
-        "United ",
-        "Central African",
-        "Czech Rep",
-        "Democratic Rep",
-        "Dominican Rep",
-        "Republic of",
-        "Marshall I",
-        "Solomon I",
-    )
-    return f"the {country}" if country in plural or country.startswith(united) else country
-
-
 def _capitalised(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
 if __name__ == "__main__":
-    table = generate_questions(load_facts())
-    columns = (table[name].to_pylist() for name in ("sentence", "question", "label"))
-    print(f"{table.num_rows} questions; best word-overlap threshold: {overlap_accuracy(*columns):.3f} accuracy")
+    for name in ("countries", "elements"):
+        topic = Topic.load(name)
+        table = generate_questions(load_facts(table_of(name, None), topic), topic)
+        columns = (table[column].to_pylist() for column in ("sentence", "question", "label"))
+        found = overlap_accuracy(*columns)
+        print(f"{name}: {table.num_rows} questions; best word-overlap threshold: {found:.3f} accuracy")

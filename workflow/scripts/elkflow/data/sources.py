@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from elkflow.common.errors import UserError, first_line
 from elkflow.common.files import BATCH_ROWS, release_memory, stream_table
-from elkflow.common.paths import FACTS
 from elkflow.config.data import HubDataset, QuestionSettings
-from elkflow.data.facts import generate_questions, load_facts
+from elkflow.data.facts import Topic, generate_questions, load_facts, table_of
 from elkflow.data.text_files import ENDINGS, TextRows, ending, open_text
 
 if TYPE_CHECKING:
@@ -57,8 +56,9 @@ def open_rows(settings: QuestionSettings) -> dict[str, Rows]:
     from datasets import Dataset
 
     if settings.facts is not None:
-        table = Path(settings.facts.table) if settings.facts.table else FACTS
-        return {"train": Dataset(generate_questions(load_facts(table), settings.facts.seed, settings.facts.label))}
+        given, topic = settings.facts, Topic.load(settings.facts.topic)
+        facts = load_facts(table_of(given.topic, given.table), topic)
+        return {"train": Dataset(generate_questions(facts, topic, given.seed, given.label))}
     if settings.hub is not None:
         parts: dict[str, Rows] = {part: _open_hub(settings.hub, name) for part, name in settings.hub.splits.items()}
         if not COMMIT_HASH.fullmatch(settings.hub.revision) and (found := hub_commit(parts["train"])):

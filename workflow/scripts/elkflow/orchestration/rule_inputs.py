@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from elkflow.common.errors import UserError
-from elkflow.common.paths import FACTS
+from elkflow.common.paths import RESOURCES
 from elkflow.config.config import Config
 from elkflow.config.data import SPLITS, DatasetSettings, QuestionSettings
 from elkflow.summary.plan import Plan
@@ -229,7 +229,11 @@ def _list(paths: list[str] | str) -> list[str]:
 
 def source_files(settings: QuestionSettings) -> list[str]:
     """Local files and folders that the rows are read from."""
-    return [os.path.relpath(FACTS)] if settings.facts and not settings.facts.table else settings.local_files()
+    facts = settings.facts
+    if facts is None:
+        return settings.local_files()
+    own = [] if facts.table else [os.path.relpath(RESOURCES / f"{facts.topic}.csv")]
+    return [*own, os.path.relpath(RESOURCES / f"{facts.topic}.yaml"), *settings.local_files()]
 
 
 def template_files(settings: DatasetSettings, wording: str) -> list[str]:

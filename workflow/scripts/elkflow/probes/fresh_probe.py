@@ -1,5 +1,6 @@
 """Frozen and fresh probe: can the truth still be read from the tuned model, and by the probe that rewarded it?"""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fitting import ProbeData, fit_all, pair_log_odds, refit
 from elkflow.probes.saved_probe import Probe
 from elkflow.probes.selection import choose_layers
+from elkflow.probes.transfer_probe import adapted
 
 
 def frozen_and_fresh(
@@ -51,6 +53,33 @@ def frozen_and_fresh(
     if frozen is not None:
         lost = jackknife(auroc_difference, frozen, odds, val.labels, groups=val.groups)
         found["lost"] = {name: number(value) for name, value in as_columns({"auroc": lost}).items()}
+    return found
+
+
+def read_off_domain(
+    probes: Mapping[str, Probe], base: ContrastPairs, tuned: ContrastPairs
+) -> dict[str, dict[str, Any]]:
+    """AUROC on the same rows of probes fitted on other questions, before and after training, and its change.
+
+    Each reads the states under their own normalisation, as its own questions' says nothing about these.
+
+    Args:
+        probes: by name.
+        base, tuned: val rows with the states of the model before and after it was tuned.
+
+    Raises:
+        UserError: the states were not read as a probe reads them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, probe in probes.items():
+        odds = {}
+        for when, pairs in (("before", base), ("after", tuned)):
+            _check_reading(probe, pairs)
+            states = pairs.states([probe.layer])[:, :1]
+            odds[when] = adapted(probe, states).log_odds(states[0]).double().numpy()
+        change = jackknife(auroc_difference, odds["before"], odds["after"], tuned.labels, groups=tuned.groups)
+        found[name] = {when: _metrics(each, tuned) for when, each in odds.items()}
+        found[name]["change"] = {key: number(value) for key, value in as_columns({"auroc": change}).items()}
     return found
 
 

@@ -1,5 +1,6 @@
 """From contrast pairs to an admitted probe: fit, select, compare with controls, and save."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from elkflow.common.errors import UserError
 from elkflow.common.files import number, write_table, write_text
 from elkflow.config.probe import ProbeSettings
 from elkflow.probes import saved_probe
+from elkflow.probes.arms import replace_direction
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.controls import chance_controls, text_controls, untrained_control, zero_shot_control
 from elkflow.probes.fitting import ProbeData, fit_all, fit_platt, refit, reward_log_odds
@@ -81,6 +83,7 @@ def train_probe(
         with timed("chosen layers on all of train"):
             norms = {name: refit(each, best[name], parts, settings) for name, each in fitted.items()}
             mean, scale = norms[method].mean[0], norms[method].scale[0]
+    replace_direction(chosen, at, dataclasses.replace(parts, fit=np.arange(len(train))) if again else parts, settings)
     methods = method_table(fitted, best, parts, settings)
     odds = reward_log_odds(chosen.val[at], settings.ensembling)
     slope, offset = calibration(chosen.selection[at], parts, settings) if settings.calibrate else (1.0, 0.0)
@@ -120,6 +123,7 @@ def train_probe(
         "reward": "sigmoid(log-odds) for answer 1, its complement for answer 0",
         "found": {name: np.asarray(numbers[at]).item() for name, numbers in chosen.facts.items()},
         "fitted_on": part,
+        "arm": settings.arm,
         "rows": {"fit": len(parts.fit), "selection": len(parts.selection), "val": len(val)},
         "groups": {
             "fit": count_groups(train, parts.fit),

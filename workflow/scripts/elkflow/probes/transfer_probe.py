@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import torch
+from torch import Tensor
 
 from elkflow.common.errors import UserError
 from elkflow.common.inference import all_metrics
@@ -32,11 +32,14 @@ def transfer_table(probe: Probe, targets: Mapping[str, ContrastPairs], *, folder
             raise UserError(f"{pairs.files[0]}: {pairs.layers} layers of width {pairs.width} do not fit the probe")
         states = pairs.states([probe.layer])[:, :1]  # [1, 1, N, 2, D]: the main wording
         for statistics in ("stored", "own"):
-            used = probe
-            if statistics == "own":
-                norm = Normalisation.of(states, probe.facts["normalisation"]["kind"])
-                used = Probe(norm.mean[0], norm.scale[0], probe.weight, probe.bias, probe.facts)
-            odds = torch.as_tensor(used.log_odds(states[0])).double().numpy()
+            used = adapted(probe, states) if statistics == "own" else probe
+            odds = used.log_odds(states[0]).double().numpy()
             row = {"tested_on": name, "statistics": statistics, "rows": len(pairs)}
             rows.append(row | all_metrics(odds, pairs.labels, pairs.groups))
     return pd.DataFrame(rows)
+
+
+def adapted(probe: Probe, states: Tensor) -> Probe:
+    """The probe with the normalisation of other states [1, 1, N, 2, D], which needs no labels (Burns et al. 2022)."""
+    norm = Normalisation.of(states, probe.facts["normalisation"]["kind"])
+    return Probe(norm.mean[0], norm.scale[0], probe.weight, probe.bias, probe.facts)

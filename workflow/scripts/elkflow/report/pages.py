@@ -9,6 +9,7 @@ from elkflow.report import charts, formatting, probe_charts, table_rows
 from elkflow.report.formatting import p_value, value
 from elkflow.report.html import Page
 from elkflow.report.remarks import remarks
+from elkflow.report.run_rows import run_rows
 from elkflow.summary.diagnosis import OUTCOMES
 
 MOST_SHOWN = 12
@@ -59,6 +60,13 @@ def overview_page(verdict: dict[str, Any]) -> Page:
         "tuned model agrees more with the probe or with the truth."
     )
     page.table(_few_as_columns(table_rows.overview_rows(verdict)))
+    if len(rows := run_rows(verdict)) > 1:
+        page.heading("Runs side by side")
+        page.text(
+            "Means over seeds. Where runs were trained on the same questions, each is compared with the first of them, "
+            "answer by answer, in percentage points; brackets are 95 % intervals over questions and seeds."
+        )
+        page.table(_few_as_columns(rows))
     if any(row["seeds"] > 1 for row in verdict["seeds"]):
         page.heading("Over seeds")
         page.text(

@@ -5,6 +5,13 @@ from typing import Any
 from elkflow.report import formatting, table_rows
 from elkflow.summary.diagnosis import NEGLIGIBLE, OUTCOMES, too_few_errors
 
+ARMS = {
+    "random_direction": "a random direction, as confident as the probe",
+    "shuffled_labels": "a direction fitted on shuffled labels, as confident as the probe",
+    "gold_labels": "the right answers, with the probe's confidence",
+}
+"""What took a probe's place, in the words of the report."""
+
 
 def remarks(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str, Any]) -> list[tuple[str, bool]]:
     """Remarks on one training: (text, whether it is good news).
@@ -31,7 +38,9 @@ def remarks(training: dict[str, Any], own: list[dict[str, Any]], probe: dict[str
             f"by less than {100 * NEGLIGIBLE:.0f} points ({_gain(gains['gold'], 100, 1)})."
         )
         found.append((text, False))
-    if not probe["admitted"]:
+    if arm := probe.get("arm"):
+        found.append((f"A control, not the probe, gave the reward: {ARMS[arm]}.", False))
+    elif not probe["admitted"]:
         text = "The probe does not lead its baselines by the required margin; it was let through on request."
         found.append((text, False))
     for row in own:

@@ -6,14 +6,17 @@ from typing import Any
 from elkflow.report import formatting, table_rows
 from elkflow.report.formatting import p_value, signed, value
 from elkflow.report.remarks import remarks
+from elkflow.report.run_rows import run_rows
 from elkflow.report.table_rows import rows_of
 
 
 def verdict_text(verdict: dict[str, Any]) -> str:
-    """One block per run and seed, then the means over seeds."""
+    """One block per run and seed, then the means over seeds, then the runs side by side."""
     probes = {probe["probe"]: probe for probe in verdict["probes"]}
     blocks = [_block(training, verdict, probes[training["probe"]]) for training in verdict["trainings"]]
     if rows := table_rows.seed_rows([row for row in verdict["seeds"] if row["seeds"] > 1]):
+        blocks.append(formatting.align([list(rows[0]), *(list(row.values()) for row in rows)]))
+    if len(rows := run_rows(verdict)) > 1:
         blocks.append(formatting.align([list(rows[0]), *(list(row.values()) for row in rows)]))
     return "\n\n".join(blocks)
 
@@ -60,7 +63,9 @@ def _probes_after(training: dict[str, Any]) -> list[str]:
     after = training.get("probes_after")
     if not after:
         return []
-    found = (f"{after[name]['auroc']:.3f} {name} probe" for name in ("frozen", "fresh"))
+    found = [f"{after[name]['auroc']:.3f} {name} probe" for name in ("frozen", "fresh") if name in after]
+    for name, each in after.get("off_domain", {}).items():
+        found.append(f"{each['after']['auroc']:.3f} probe {name} (before: {each['before']['auroc']:.3f})")
     return [f"AUROC on the tuned model's states: {', '.join(found)}"]
 
 

@@ -90,6 +90,8 @@ def load(folder: Path | str, model: Path | str | None = None, *, trust_remote_co
     from elkflow.models.tokens import load_tokenizer
 
     probe = saved_probe.load_probe(folder)
+    if probe.facts.get("arm") == "gold_labels":
+        raise UserError(f"{folder}: its rewards are labels (`arm: gold_labels`); use its reward table")
     stored = probe.facts["model"]
     checkpoint = Path(model) if model else Path(folder) / stored["path"]
     if not checkpoint.is_dir():

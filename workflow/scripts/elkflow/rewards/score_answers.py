@@ -10,14 +10,21 @@ from numpy.typing import NDArray
 from elkflow.common.errors import UserError
 from elkflow.common.files import number
 from elkflow.common.inference import share
+from elkflow.probes.arms import gold_log_odds
 from elkflow.probes.contrast_pairs import ContrastPairs
 
 
-def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Table, dict[str, Any]]:
+def reward_table(
+    pairs: ContrastPairs, odds: NDArray[np.float64], arm: str | None = None
+) -> tuple[pa.Table, dict[str, Any]]:
     """The reward of every answer, and how well the rewards agree with the labels.
 
     Where a pair asks about one answer (is this answer truthful?), each row is an answer to a question and its reward is
     the probability that it is truthful. Otherwise the rewards of a pair's two answers sum to 1.
+
+    Args:
+        odds: the probe's log-odds of every pair [N].
+        arm: of the probe; `gold_labels` is the only one whose rewards know the labels.
 
     Returns:
         Table with columns id, rewards (in the order of the answers) and label (for diagnosis only; −1 where not exactly
@@ -27,6 +34,8 @@ def reward_table(pairs: ContrastPairs, odds: NDArray[np.float64]) -> tuple[pa.Ta
     Raises:
         UserError: an answer to a question was not scored.
     """
+    if arm == "gold_labels":
+        odds = gold_log_odds(odds, pairs.labels)
     positive = torch.sigmoid(torch.from_numpy(odds)).numpy()
     if pairs.shown is None:
         ids, groups, labels = pairs.ids, pairs.groups, pairs.labels

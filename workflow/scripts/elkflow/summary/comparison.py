@@ -205,6 +205,41 @@ def over_seeds(plan: Plan, results: Path, comparison: pd.DataFrame) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
+def between_runs(plan: Plan, results: Path) -> pd.DataFrame:
+    """Every run against the first one of the same dataset and wording, on the wording trained on, question by question.
+
+    Columns: run, against, seeds (those that both have), difference, ci_low, ci_high, p_value. Answers of the same seed
+    to the same question are paired; see `inference.over_seeds`. Runs whose wording no suite asks have no row.
+    """
+    runs: dict[tuple[str, ...], dict[str, list[Training]]] = {}
+    for training in plan.trainings():
+        alike = runs.setdefault((training.policy, training.dataset, training.wording), {})
+        alike.setdefault(training.run, []).append(training)
+    rows = []
+    for (_, _, wording), alike in runs.items():
+        suite = next((name for name, wordings in plan.suites.items() if wording in wordings), None)
+        if suite is None or len(alike) < 2:
+            continue
+        first, *others = alike
+        reference = _answers_of(alike[first], suite, results)
+        groups = read_groups(val_prompts(results, alike[first][0], wording))
+        for run in others:
+            own = _answers_of(alike[run], suite, results)
+            seeds = [seed for seed in own if seed in reference]
+            if not seeds:
+                continue
+            pairs = [pair_samples(reference[seed], own[seed], wording) for seed in seeds]
+            differences = np.stack([influence(second) - influence(first) for first, second in pairs])
+            found = inference.over_seeds(differences, groups_in(pairs[0][0], groups))
+            rows.append({"run": run, "against": first, "seeds": len(seeds)} | _gain(found))
+    return pd.DataFrame(rows)
+
+
+def _answers_of(trainings: list[Training], suite: str, results: Path) -> dict[int, pd.DataFrame]:
+    """A run's answers to a suite, by seed."""
+    return {each.seed: read_suite(tuned_folder(results, each, suite))[1] for each in trainings}
+
+
 def _gain_over_seeds(
     trainings: list[Training], suite: str, task: str, wording: bool, results: Path
 ) -> tuple[inference.Estimate, np.ndarray | None]:

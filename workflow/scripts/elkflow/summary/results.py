@@ -116,6 +116,7 @@ def read_probe(folder: Path, name: str) -> dict[str, Any]:
         "layer": probe["layer"],
         "model": probe["model"]["name"],
         "dataset": probe["dataset"],
+        "arm": probe.get("arm"),
         "admitted": bool(probe["gate"]["passed"]),
         **_probe_metrics(probe["metrics"]),
         "baselines": {row["control"]: _probe_metrics(row) for _, row in controls.iterrows()},

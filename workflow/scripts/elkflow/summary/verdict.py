@@ -8,7 +8,7 @@ import pandas as pd
 
 from elkflow.common.files import read_json
 from elkflow.common.metrics import auroc
-from elkflow.summary.comparison import compare, groups_in, over_seeds, pair_samples, suite_averages
+from elkflow.summary.comparison import between_runs, compare, groups_in, over_seeds, pair_samples, suite_averages
 from elkflow.summary.diagnosis import classify_outcome, held_out_gains, is_reward_hacking, measure_agreement
 from elkflow.summary.plan import Plan, Training
 from elkflow.summary.results import (
@@ -29,7 +29,8 @@ def build_verdict(plan: Plan, results: Path) -> dict[str, Any]:
     """The verdict as plain JSON, with None for what cannot be known, such as an interval of a single group.
 
     Keys: `evaluations`, a row per run, seed and task (see `comparison.compare`); `averages`, a row per averaged suite
-    (see `comparison.suite_averages`); `seeds`, the evaluations over seeds; `probes`, each with its baselines;
+    (see `comparison.suite_averages`); `seeds`, the evaluations over seeds; `between`, runs against the first
+    one like them (see `comparison.between_runs`); `probes`, each with its baselines;
     `trainings`, a row per run and seed with its diagnosis.
     """
     comparison, steps = compare(plan, results), read_steps(plan, results)
@@ -44,6 +45,7 @@ def build_verdict(plan: Plan, results: Path) -> dict[str, Any]:
         "evaluations": comparison.to_dict("records"),
         "averages": suite_averages(plan, results).to_dict("records"),
         "seeds": over_seeds(plan, results, comparison).to_dict("records"),
+        "between": between_runs(plan, results).to_dict("records"),
         "probes": [read_probe(results / "probes" / name, name) for name in plan.probes],
         "trainings": trainings,
     }
@@ -85,6 +87,9 @@ def diagnose(
     probes = None
     if plan.fresh_probe:
         before = float(auroc(labelled["second"].to_numpy(), labelled["label"].to_numpy()))
+        fitted = read_json(results / "probes" / training.probe / "probe.json")
+        if fitted.get("arm") == "gold_labels":  # the rewards are not the probe's own reading
+            before = fitted["metrics"]["auroc"]
         probes = read_json(folder / "fresh_probe.json") | {"before": before}
     outcome = None
     if trained:
@@ -93,6 +98,8 @@ def diagnose(
         "steps": int(steps["reward"].notna().sum()),
         "ended": ended["outcome"],
         "kept_step": ended["kept"],
+        "kl": start_and_kept(steps, "kl_k3", ended["kept"])["kept"],
+        "seconds": float(steps["seconds"].sum()),
         "reason": ended["reason"],
         "reward_trend": start_and_kept(steps, "reward", ended["kept"]),
         "gold_trend": start_and_kept(steps, "gold_of_allowed", ended["kept"]),
