@@ -119,7 +119,7 @@ def our_curve(seed: int, steps: int) -> Curve:
     policy = Policy(LlamaForCausalLM(LlamaConfig(**CONFIG)).eval(), settings)
     start(policy)
     asked, names = prompts(), [str(row) for row in range(PROMPTS)]
-    questions = Questions(names, names, [["w4", "w5"]] * PROMPTS, [0] * PROMPTS, asked)
+    questions = Questions(names, names, [["w4", "w5"]] * PROMPTS, [0] * PROMPTS, asked, names)
 
     def rewards(_: Any, responses: list[str]) -> torch.Tensor:
         return torch.tensor([reward(text) for text in responses])

@@ -29,7 +29,9 @@ def questions(count=24, seed=0):
         texts.append(" ".join(["paris" if label else "rome", *words]))
         labels.append(label)
     tokens = [TOKENIZER(text)["input_ids"] for text in texts]
-    return Questions([f"q{i}" for i in range(count)], texts, [["No", "Yes"]] * count, labels, tokens)
+    return Questions(
+        [f"q{i}" for i in range(count)], texts, [["No", "Yes"]] * count, labels, tokens, [f"q{i}" for i in range(count)]
+    )
 
 
 def table(asked):

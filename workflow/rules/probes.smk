@@ -10,7 +10,6 @@ Where the config asks for it also transfer.csv, the probe on the val rows of oth
 <results>/runs/{run}/seed{seed}/fresh_probe.json.
 """
 
-
 OFF_DOMAIN = CONFIG.evaluation.off_domain
 
 

@@ -44,7 +44,13 @@ def test_a_ratio_is_the_median_of_the_rounds():
 @pytest.mark.parametrize("minibatch", [4, 1])
 def test_our_side_makes_the_steps_it_is_asked_for(tmp_path, minibatch):
     checkpoint, asked = save_tiny_model(tmp_path / "model"), questions(8)
-    rows = {"id": asked.ids, "prompt": asked.prompts, "answers": asked.answers, "label": asked.labels}
+    rows = {
+        "id": asked.ids,
+        "prompt": asked.prompts,
+        "answers": asked.answers,
+        "label": asked.labels,
+        "group": asked.ids,
+    }
     write_table(pd.DataFrame(rows), tmp_path / "prompts.parquet")
     write_table(pd.DataFrame({"id": asked.ids, "rewards": [[0.0, 1.0]] * 8}), tmp_path / "rewards.parquet")
     job = {"checkpoint": checkpoint, "dtype": "float32", "minibatch_size": minibatch, "tokens": asked.tokens}
@@ -92,7 +98,7 @@ def results(tmp_path):
     for split, seed in (("ppo", 0), ("val", 1)):
         asked = questions(16, seed)
         texts = [f"{i} {text}" for i, text in enumerate(asked.prompts)]
-        rows = {"id": asked.ids, "prompt": texts, "answers": asked.answers, "label": asked.labels}
+        rows = {"id": asked.ids, "prompt": texts, "answers": asked.answers, "label": asked.labels, "group": asked.ids}
         write_table(pd.DataFrame(rows), tmp_path / f"prompts/smollm2/countries/training/{split}.parquet")
         rewards = pd.DataFrame({"id": asked.ids, "rewards": [[1.0 - y, float(y)] for y in asked.labels]})
         write_table(rewards, tmp_path / f"rewards/truth/countries/{split}.parquet")

@@ -62,7 +62,7 @@ def test_a_step_is_that_of_trl(tmp_path, monkeypatch, name):
     texts = [str(index) for index in range(tiny_model.BATCH)]
     policy = Policy(LlamaForCausalLM(LlamaConfig(**tiny_model.CONFIG)).eval(), settings(case))
     tiny_model.fill(policy)
-    asked = Questions(texts, texts, [["No", "Yes"]] * len(texts), [0] * len(texts), prompts)
+    asked = Questions(texts, texts, [["No", "Yes"]] * len(texts), [0] * len(texts), prompts, texts)
 
     def generate(_, rows, *rest):
         given = [responses[prompts.index(list(row))] for row in rows]

@@ -35,7 +35,8 @@ def files(tmp_path):
         asked = questions(24, seed)
         rows = {"id": [f"{split}{i}" for i in range(24)], "prompt": [f"{i} {t}" for i, t in enumerate(asked.prompts)]}
         write_table(
-            pd.DataFrame(rows | {"answers": asked.answers, "label": asked.labels}), tmp_path / f"{split}.parquet"
+            pd.DataFrame(rows | {"answers": asked.answers, "label": asked.labels, "group": rows["id"]}),
+            tmp_path / f"{split}.parquet",
         )
         rewards = [[1.0 - y, float(y)] for y in asked.labels]
         write_table(pd.DataFrame({"id": rows["id"], "rewards": rewards}), tmp_path / f"{split}.rewards.parquet")
@@ -120,7 +121,7 @@ DAMAGE = {
         lambda f: spoil(f, "prompt", lambda c: ["paris " * 600] * len(c)),
         "ppo0: 600 tokens and the answer exceed the policy's context of 512",
     ),
-    "other rows": (lambda f: spoil(f, "id", lambda c: "x" + c), "xppo0: 0 rewards for 2 answers"),
+    "other rows": (lambda f: spoil(f, "id", lambda c: "x" + c), ": 0 rewards for 2 answers"),
     "no rows": (lambda f: write_table(pd.read_parquet(f / "ppo.parquet")[:0], f / "ppo.parquet"), "has no rows"),
     "no rewards": (lambda f: (f / "ppo.rewards.parquet").unlink(), "ppo.rewards.parquet: no such file"),
     "no parquet": (lambda f: (f / "val.parquet").write_bytes(b"PAR1"), "val.parquet"),
@@ -209,7 +210,7 @@ def test_other_trackers_are_given_the_figures(files, tracker):
 
 def test_an_epoch_of_nothing_is_an_error_before_the_model_is_loaded(files, never_loaded):
     with pytest.raises(UserError, match=r"ppo\.epochs: 0\.1 of 24 prompts is less than a batch of 8"):
-        train_ppo.main(arguments(files, {"steps": None, "epochs": 0.1}))
+        train_ppo.main(arguments(files, {"steps": None, "epochs": 0.1, "keep": "last"}))
     assert not (files / "run").exists()
 
 

@@ -176,11 +176,13 @@ class PPOSettings(Settings):
     evaluate_every: PositiveInt = 4
     """Steps between greedy evaluations on held-out prompts."""
     evaluate_rows: PositiveInt = 128
-    """Number of held-out prompts (the first of the val split)."""
+    """Number of held-out prompts: the first of val; with `keep: best` groups of ppo that are then not trained on, at
+    most about a quarter of it."""
     evaluate_batch: PositiveInt = 64
     """Held-out prompts per forward pass."""
     keep: Literal["best", "last"] = "best"
-    """Which adapter to keep: the one with the highest reward on held-out prompts, or the last."""
+    """Which adapter to keep: the one with the highest reward on held-out prompts, or the last. `best` does not look at
+    val rows, which the verdict reports on (see `evaluate_rows`)."""
     checkpoint_every: PositiveInt = 4
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = 2

@@ -1,7 +1,9 @@
 """The prompts a policy is trained or evaluated on, and their rewards."""
 
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torch import Tensor
@@ -26,9 +28,15 @@ class Questions:
     labels: list[int]
     tokens: list[list[int]]
     """Token ids of each prompt."""
+    groups: list[str]
+    """Questions of a group are not independent."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def of(self, rows: Sequence[int]) -> "Questions":
+        """Some of the questions."""
+        return Questions(*([getattr(self, each.name)[row] for row in rows] for each in fields(self)))
 
 
 def read_questions(path: Path, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, context: int) -> Questions:
@@ -41,10 +49,11 @@ def read_questions(path: Path, tokenizer: PreTrainedTokenizerBase, max_new_token
     Raises:
         UserError: an answer or a prompt is too long; the message names its row.
     """
-    table = read_table(path, ["id", "prompt", "answers", "label"])
+    names = ["id", "prompt", "answers", "label", "group"]
+    table = read_table(path, names)
     if not len(table):
         raise UserError(f"{path}: has no rows")
-    ids, prompts, answers, labels = (table[name].to_pylist() for name in ("id", "prompt", "answers", "label"))
+    ids, prompts, answers, labels, groups = (table[name].to_pylist() for name in names)
     lengths = {text: len(encode_answer(tokenizer, text)) for text in {text for row in answers for text in row}}
     tokens = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     for name, row, ask in zip(ids, answers, tokens, strict=True):
@@ -56,7 +65,29 @@ def read_questions(path: Path, tokenizer: PreTrainedTokenizerBase, max_new_token
             raise UserError(
                 f"{path}: {name}: {len(ask)} tokens and the answer exceed the policy's context of {context}"
             )
-    return Questions(ids, prompts, answers, labels, tokens)
+    return Questions(ids, prompts, answers, labels, tokens, groups)
+
+
+def hold_back(questions: Questions, rows: int) -> tuple[Questions, Questions]:
+    """Questions to train on, and at least `rows` or a quarter of others to choose the weights to keep by.
+
+    Whole groups are held back, the same ones whatever the run's seed.
+
+    Raises:
+        UserError: there is only one group.
+    """
+    order = list(dict.fromkeys(questions.groups))
+    random.Random(0).shuffle(order)
+    sizes, back, wanted = Counter(questions.groups), set[str](), min(rows, len(questions) // 4)
+    for group in order[:-1]:
+        if sum(sizes[each] for each in back) >= max(wanted, 1):
+            break
+        back.add(group)
+    if not back:
+        raise UserError("ppo.keep: `best` is chosen on questions that are not trained on, and all are of one group")
+    parts = ([row for row, group in enumerate(questions.groups) if (group in back) == held] for held in (False, True))
+    kept, held = (questions.of(part) for part in parts)
+    return kept, held
 
 
 def preferred_answers(questions: Questions, rewards: Rewards) -> list[int] | None:

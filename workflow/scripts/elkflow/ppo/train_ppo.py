@@ -26,7 +26,7 @@ from elkflow.models.tokens import load_tokenizer
 from elkflow.ppo import schedule
 from elkflow.ppo.closed_trainer import ClosedTrainer
 from elkflow.ppo.policy import Policy
-from elkflow.ppo.questions import Questions, Rewards, read_questions, table_rewards
+from elkflow.ppo.questions import Questions, Rewards, hold_back, read_questions, table_rewards
 from elkflow.ppo.session import Progress, Session
 from elkflow.ppo.trainer import Trainer
 from elkflow.rewards import custom
@@ -80,9 +80,12 @@ def train_run(
     questions, held_out = (
         read_questions(path, tokenizer, settings.max_new_tokens, context) for path in (files.prompts, files.val_prompts)
     )
-    train_rewards, val_rewards = (
+    rewards = files.val_rewards
+    if settings.keep == "best":  # the choice must not see the questions that the verdict reports on
+        (questions, held_out), rewards = hold_back(questions, settings.evaluate_rows), files.rewards
+    train_rewards, held_out_rewards = (
         reward_source(reward, path, asked, settings.invalid_reward)
-        for path, asked in ((files.rewards, questions), (files.val_rewards, held_out))
+        for path, asked in ((files.rewards, questions), (rewards, held_out))
     )
     schedule.total_steps(settings, len(questions))  # raises before the model is loaded
     check_trackers(trackers)
@@ -98,7 +101,7 @@ def train_run(
         questions,
         train_rewards,
         held_out,
-        val_rewards,
+        held_out_rewards,
         settings,
         seed,
         checkpoints,
