@@ -27,10 +27,11 @@ rule split_dataset:
         "../../envs/base.yaml"
     params:
         settings=INPUTS.questions,
+        read=INPUTS.fields_read,
         folder=subpath(output.manifest, parent=True),
     shell:
         "python {input.script:q} --settings {params.settings:q} --folder {params.folder:q}"
-        " --sources {input.sources:q} >{log:q} 2>&1"
+        " --read {params.read:q} --sources {input.sources:q} >{log:q} 2>&1"
 
 
 rule mix_datasets:

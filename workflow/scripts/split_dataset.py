@@ -16,13 +16,14 @@ class Arguments:
     settings: QuestionSettings
     folder: Path
     sources: list[Path] = field(default_factory=list)
+    read: list[str] = field(default_factory=list)  # fields of each wording, joined by commas
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write train.parquet, ppo.parquet, val.parquet and manifest.json into the folder."""
     arguments = parse(Arguments, argv)
     with timed("split"):
-        facts = split_dataset(arguments.settings, arguments.folder)
+        facts = split_dataset(arguments.settings, arguments.folder, [each.split(",") for each in arguments.read])
     write_manifest(
         arguments.folder / "manifest.json",
         outputs={name: arguments.folder / f"{name}.parquet" for name in SPLITS},

@@ -269,3 +269,19 @@ def test_bad_settings(keys, message):
     with pytest.raises(ValidationError) as caught:
         section(**keys)
     assert message in validation_message(caught.value, DatasetSettings)
+
+
+def test_rows_that_the_wordings_read_alike_are_duplicates_whatever_else_differs(tmp_path):
+    rows = questions() | {"url": [f"https://example.org/{n}" for n in range(ROWS)]}
+    for n in (0, 1):
+        rows["sentence"][n], rows["question"][n] = rows["sentence"][n + 5], rows["question"][n + 5]
+    rows["sentence"][2] = rows["sentence"][7]  # the same to a wording that reads the sentence alone
+    given = section(path=str(save(rows, tmp_path / "rows.parquet")), split={"train": 100, "ppo": 86, "val": 8})
+    found = {
+        reads: split_dataset(given.questions(), tmp_path, [each.split(",") for each in reads])["removed"]["duplicates"]
+        for reads in ((), ("question,sentence",), ("sentence",), ("question", "sentence,url"))
+    }
+    assert found[()] == 0, "a column that nothing reads told them apart"
+    assert found[("question,sentence",)] == 2
+    assert found[("sentence",)] == 3
+    assert found[("question", "sentence,url")] >= 2, "the same in one wording is enough"

@@ -149,3 +149,7 @@ def test_the_order_of_suites_decides_no_path(config):
     raw["evaluation"]["suites"] = dict(reversed(raw["evaluation"]["suites"].items()))
     assert yaml.safe_dump(raw, sort_keys=False) != yaml.safe_dump(config, sort_keys=False)
     assert RuleInputs(Config.load(raw)).suites == RuleInputs(Config.load(config)).suites
+
+
+def test_the_fields_that_wordings_read_decide_what_is_a_duplicate(config, inputs):
+    assert inputs.fields_read(wildcards(dataset="countries")) == ["question,sentence"]

@@ -26,6 +26,8 @@ ROWS = {
     "label": [1, 0, 1],
 }
 
+SPLIT = {"train": 2, "ppo": 2, "val": 2, "duplicates": "keep"}  # here all three splits have the same rows
+
 
 @pytest.fixture
 def checkpoint(tmp_path):
@@ -40,9 +42,7 @@ def data(folder, rows=ROWS):
 
 
 def render(tmp_path, checkpoint, chat=None, rows=ROWS, wording="qnli_training", **keys):
-    given = DatasetSettings.model_validate(
-        {"facts": {}, "split": {"train": 2, "ppo": 2, "val": 2}, "wordings": {"w": wording}} | keys
-    )
+    given = DatasetSettings.model_validate({"facts": {}, "split": SPLIT, "wordings": {"w": wording}} | keys)
     folder = data(tmp_path / "data", rows)
     splits = {split: folder / f"{split}.parquet" for split in ("train", "ppo", "val")}
     out = tmp_path / "out"
@@ -283,9 +283,7 @@ def test_the_script_writes_a_manifest_that_follows_the_data(tmp_path, checkpoint
     outputs = {split: folder / f"{split}.parquet" for split in ("train", "ppo", "val")}
     write_manifest(folder / "manifest.json", outputs=outputs, inputs={})
     write_manifest(tmp_path / "manifest.json", outputs={"checkpoint": checkpoint}, inputs={})
-    given = DatasetSettings.model_validate(
-        {"facts": {}, "split": {"train": 2, "ppo": 2, "val": 2}, "wordings": {"w": "qnli_training"}}
-    )
+    given = DatasetSettings.model_validate({"facts": {}, "split": SPLIT, "wordings": {"w": "qnli_training"}})
     from elkflow.orchestration.rule_inputs import template_files
 
     arguments = {
@@ -350,3 +348,12 @@ def test_bad_prompts(tmp_path, case):
         render(tmp_path, make_checkpoint(tmp_path / "model", **config), **keys)
     assert detail in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_prompt_in_two_splits_is_refused_or_counted(tmp_path, checkpoint, caplog):
+    strict = {"train": 2, "ppo": 2, "val": 2}
+    with pytest.raises(UserError, match="ppo: a: train has a row with the same prompt; name what such rows share"):
+        render(tmp_path, checkpoint, split=strict)
+    assert not (tmp_path / "out" / "train.parquet").exists()
+    _, facts = render(tmp_path, checkpoint)
+    assert facts["shared_prompts"] == 6 and "6 prompts stand in an earlier split as well" in caplog.text

@@ -207,6 +207,8 @@ class RenderSettings(Settings):
     """What to do with prompts that exceed the context."""
     seeds: dict[str, int]
     """Seed for drawing the answers shown, for each split."""
+    shared: bool = False
+    """Whether a prompt may be in two splits."""
 
 
 class DatasetSettings(QuestionSettings):
@@ -258,6 +260,7 @@ class DatasetSettings(QuestionSettings):
             one_token=self.one_token,
             too_long=self.too_long,
             seeds=seeds,
+            shared=split is not None and (split.duplicates == "keep" or split.recipe == "thesis"),
         )
 
 

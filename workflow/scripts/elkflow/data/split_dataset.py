@@ -1,6 +1,7 @@
 """From a dataset's source to disjoint, balanced train, ppo and val files."""
 
 import logging
+from collections.abc import Collection, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,14 @@ logger = logging.getLogger("elkflow")
 RESERVED_COLUMNS = ("id", "group", "label")
 
 
-def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
+def split_dataset(settings: QuestionSettings, folder: Path, read: Sequence[Collection[str]] = ()) -> dict[str, Any]:
     """Write train.parquet, ppo.parquet and val.parquet into `folder`; return facts for the manifest.
 
     Columns: id (unique), group, the source's fields, label (int64). Nothing is written unless all rows are valid.
+
+    Args:
+        read: the fields that each wording reads: rows that are the same in all of one wording's are near-duplicates,
+            whatever else they hold. Empty: rows that are the same in all fields.
 
     Raises:
         UserError: a row is invalid (the message names file, row and column), or there are too few rows.
@@ -39,7 +44,8 @@ def split_dataset(settings: QuestionSettings, folder: Path) -> dict[str, Any]:
         part: field_columns(settings, rows.column_names, _source_name(settings, part)) for part, rows in sources.items()
     }
     keys = {
-        part: _row_keys(settings, rows, fields[part], _source_name(settings, part)) for part, rows in sources.items()
+        part: _row_keys(settings, rows, fields[part], _source_name(settings, part), read)
+        for part, rows in sources.items()
     }
     assert settings.split is not None  # the settings ensure it
     assignment = assign_rows(keys["train"], keys.get("val"), settings.split, len(settings.labels))
@@ -98,7 +104,9 @@ def group_columns(settings: QuestionSettings) -> list[str]:
     return [settings.group] if isinstance(settings.group, str) else list(settings.group or [])
 
 
-def _row_keys(settings: QuestionSettings, rows: "Rows", fields: dict[str, str], where: str) -> RowKeys:
+def _row_keys(
+    settings: QuestionSettings, rows: "Rows", fields: dict[str, str], where: str, read: Sequence[Collection[str]]
+) -> RowKeys:
     """Check every row and compute its keys, with one batch of text in memory at a time.
 
     Raises:
@@ -112,7 +120,9 @@ def _row_keys(settings: QuestionSettings, rows: "Rows", fields: dict[str, str], 
     columns = list(dict.fromkeys([settings.label, *special, *fields.values()]))
     ignored = {*special, *getattr(rows, "numbers", ())}  # in which two rows of the same text may differ
     labels = np.empty(len(rows), np.min_scalar_type(len(settings.labels)))
-    content, text = np.empty(len(rows), np.uint64), np.empty(len(rows), np.uint64)
+    seen = [[fields[name] for name in sorted(wording) if name in fields] for wording in read]
+    seen = [columns for columns in seen if columns] or [list(fields.values())]
+    content, texts = np.empty(len(rows), np.uint64), [np.empty(len(rows), np.uint64) for _ in seen]
     hashes = {name: np.empty(len(rows), np.uint64) for name in special}
     start = 0
     for batch in read_batches(rows, columns):
@@ -120,14 +130,16 @@ def _row_keys(settings: QuestionSettings, rows: "Rows", fields: dict[str, str], 
             refuse_missing_values(batch[name], name, where, start)
         here = slice(start, start + len(batch))
         labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
-        texts = [name for name in fields.values() if is_text(batch[name].type) and name not in ignored]
         content[here] = hash_rows([batch[name] for name in fields.values()]) ^ scramble(labels[here], 0)
-        text[here] = hash_rows([normalise_text(batch[name]) for name in texts or fields.values()])
+        for text, names in zip(texts, seen, strict=True):
+            worded = [name for name in names if is_text(batch[name].type) and name not in ignored]
+            text[here] = hash_rows([normalise_text(batch[name]) for name in worded or names])
         for name, found in hashes.items():
             found[here] = hash_rows([batch[name]])
         start += len(batch)
     if settings.id:
         _refuse_duplicates(hashes[settings.id], rows, settings.id, where)
+    text = connected_groups(*texts)
     # Rows without a group are grouped by text, so that at least near-duplicates stay together.
     tied = [hashes[name] for name in ties] if groups else [text, *(hashes[name] for name in ties)]
     return RowKeys(labels, content, connected_groups(*tied), text, hashes.get(settings.pair) if settings.pair else None)

@@ -175,6 +175,19 @@ class RuleInputs:
         """As JSON, what decides a dataset's splits."""
         return self.config.datasets[wildcards["dataset"]].questions().model_dump_json()
 
+    def fields_read(self, wildcards: Wildcards) -> list[str]:
+        """What the wordings of a dataset read: the fields of each, joined by commas; no set that holds another one.
+
+        Rows that are the same in a smaller set are the same to every wording that reads more.
+        """
+        from elkflow.prompts.templates import load_template
+
+        wordings = self.config.datasets[wildcards["dataset"]].wordings.values()
+        read = {frozenset(load_template(each.about or each.template).fields) - {"label"} for each in wordings}
+        return sorted(
+            ",".join(sorted(each)) for each in read if each and not any(other < each for other in read if other)
+        )
+
     def rendering(self, wildcards: Wildcards) -> str:
         """As JSON, how a dataset's questions become prompts."""
         return self.config.datasets[wildcards["dataset"]].rendering(wildcards["wording"]).model_dump_json()

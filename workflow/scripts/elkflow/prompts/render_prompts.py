@@ -1,5 +1,6 @@
 """From questions to prompts: templates are rendered, wrapped for chat, and checked against tokenizer and context."""
 
+import hashlib
 import logging
 import random
 import re
@@ -77,6 +78,7 @@ def render_prompts(
     inner = load_template(settings.wording.about) if settings.wording.about else None
     wrap = chat_wrapper(tokenizer, chat, chat.chat if settings.wording.chat is None else settings.wording.chat)
     check = _PromptChecks(tokenizer, checkpoint, settings)
+    shared = _SharedPrompts(settings.shared)
     schema = ABOUT_SCHEMA if inner else SCHEMA
     facts: dict[str, Any] = {"template": template.name, "context": check.context, "splits": {}}
     with ExitStack() as files:
@@ -93,6 +95,7 @@ def render_prompts(
                 columns: dict[str, list[Any]] = {field: [] for field in schema.names}
                 for index in kept:
                     row, question = rows[index]
+                    shared.note(prompts[index], name, row["id"])
                     answers = [check.separator(prompts[index]) + answer for answer in question.answers]
                     check.one_token(answers, row["id"], path)
                     made = row | {"prompt": prompts[index], "answers": answers, "label": question.label}
@@ -104,6 +107,9 @@ def render_prompts(
             if not sum(labels):
                 raise UserError(f"{path}: no prompt fits the model's context of {check.context} tokens")
             facts["splits"][name] = {"rows": sum(labels), "labels": labels, "too_long": dropped}
+    facts["shared_prompts"] = shared.count
+    if shared.count:
+        logger.warning("%d prompts stand in an earlier split as well, e.g. %s", shared.count, shared.example)
     return facts
 
 
@@ -241,6 +247,28 @@ def context_length(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> int 
     if tokenizer.model_max_length < 10**9:  # transformers sets 10**30 if unknown
         given.append(tokenizer.model_max_length)
     return min(given) if given else None
+
+
+class _SharedPrompts:
+    """Prompts that stand in two splits: what was trained on must not be evaluated on."""
+
+    def __init__(self, allowed: bool) -> None:
+        self.allowed, self.count, self.example = allowed, 0, ""
+        self.split_of: dict[bytes, str] = {}
+
+    def note(self, prompt: str, split: str, row: str) -> None:
+        """Raises:
+        UserError: the prompt is in another split too, and that is not allowed.
+        """
+        before = self.split_of.setdefault(hashlib.blake2b(prompt.encode(), digest_size=12).digest(), split)
+        if before == split:
+            return
+        self.count, self.example = self.count + 1, f"that of {row} in {split}, which {before} has too"
+        if not self.allowed:
+            raise UserError(
+                f"{split}: {row}: {before} has a row with the same prompt; name what such rows share in the dataset's"
+                " `group`, so that they stay in one split, or set `split.duplicates: keep`"
+            )
 
 
 class _PromptChecks:
