@@ -123,10 +123,12 @@ class HarnessModel(HFLM):
         questions = [self._question(row, request) for row, request in enumerate(requests)]
         longest = max((len(question.prompt) + len(question.answers[0]) for question in questions), default=0)
         windowed = longest <= LONGEST_IN_WINDOWS
-        if windowed not in self._readers:
-            sample = [PromptWithAnswers(row, request[1], [request[2]]) for row, request in enumerate(requests[:8])]
-            self._readers[windowed] = choose_layout(Reader(self.model, "decoder", windowed=windowed), sample)
-        reader = self._readers[windowed]
+        reader, checked = self._readers.get(windowed, (Reader(self.model, "decoder", windowed=windowed), 0))
+        if longest > checked:  # beyond a sliding window a layout may be wrong that is right within it
+            whole = [PromptWithAnswers(each.row, each.prompt, [requests[each.row][2]]) for each in questions]
+            sample = sorted(whole, key=lambda each: len(each.prompt), reverse=True)[:1] + whole[:7]
+            reader = choose_layout(reader, sample)
+            self._readers[windowed] = (reader, longest)
         size = self._batch_size or self.batch_size_per_gpu
 
         def score(tokens: int) -> list[tuple[float, bool]]:

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from elkflow.batching.layout import LONGEST
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import PPOSettings
 from elkflow.ppo.trunk import FrozenBlocksOutput, Trunk
@@ -58,7 +59,26 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self.reference = None if settings.train == "lora" else {n: p.detach().clone() for n, p in self.trained(False)}
-        self.trunk.choose_forward_path(self.logits)
+        size = config.vocab_size
+        rows = [[(7 * i + 3) % size for i in range(12)], [(7 * i + 3 + i // 6) % size for i in range(9)]]
+        self.check_forward_path(rows, settings.max_new_tokens)
+
+    def check_forward_path(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+        """Choose how sequences are read and sampled after, by what the model makes of the longest and shortest prompt.
+
+        Prefix trees, which take sequences up to a length, are tried on the longest of those as well.
+
+        Raises:
+            UserError: see `Trunk.choose_forward_path`.
+        """
+        ordered = sorted(prompts, key=len)
+        together = [row for row in ordered if len(row) + new_tokens <= LONGEST]
+        for rows in (together, ordered) if len(together) < len(ordered) else (ordered,):
+            if not rows:
+                continue
+            self.trunk.choose_forward_path([rows[-1], rows[0]], self.logits)
+            if new_tokens > 1:
+                self.trunk.choose_sampling([rows[-1], rows[0]], new_tokens, self.logits)
 
     @property
     def device(self) -> torch.device:
@@ -84,9 +104,8 @@ class Policy(nn.Module):
         head = self.base.get_output_embeddings()
         logits = head(states.to(head.weight.dtype if head.weight.dtype.is_floating_point else states.dtype)).float()
         config = self.base.config.get_text_config()
-        if scale := getattr(config, "logit_scale", None):
-            logits = logits * scale
-        cap = getattr(config, "final_logit_softcapping", None)
+        logits = logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
         return torch.tanh(logits / cap) * cap if cap else logits
 
     @contextmanager

@@ -117,6 +117,7 @@ class Session:
         ordered = sorted(mine, key=lambda row: len(self.held_out.tokens[row]))
         size = self.settings.evaluate_batch
         self.held_out_batches = [ordered[at : at + size] for at in range(0, len(ordered), size)]
+        self.policy.check_forward_path([*self.questions.tokens, *self.held_out.tokens], self.settings.max_new_tokens)
         found = checkpoints.newest(self.folder, self.fingerprint)
         if found:
             self.restore(*found)

@@ -3,7 +3,7 @@
 Blocks below the lowest trained one never change: `run_frozen_blocks` runs them once, and every later pass goes on from
 its output. Sequences that begin alike go through all blocks as one prefix tree (see `layout`). `choose_forward_path`
 asks the model itself which of this it allows. Everything else in PPO uses four methods: `run_frozen_blocks`,
-`hidden_states`, and, to sample several tokens, `read_prompts` and `read_next`.
+`hidden_states`, and, to sample several tokens where a cache is right, `read_prompts` and `read_next`.
 """
 
 import logging
@@ -76,6 +76,8 @@ class Trunk:
         their dropout."""
         self.split = settings.train != "full"
         """Whether frozen blocks run apart from the trained ones."""
+        self.cached = True
+        """Whether tokens are sampled with a cache; without one, what was read is read again for every token."""
         self.memory: Memory | None = None
 
     @property
@@ -169,22 +171,22 @@ class Trunk:
             yield
 
     @torch.no_grad()
-    def choose_forward_path(self, logits: Callable[[Tensor], Tensor]) -> None:
+    def choose_forward_path(self, rows: Sequence[Sequence[int]], logits: Callable[[Tensor], Tensor]) -> None:
         """Give up prefix trees, and then running the trained blocks by themselves, if that changes the model's logits.
 
+        What is chosen holds for sequences as long as these: beyond a sliding window a path may be wrong that is right
+        within it.
+
         Args:
+            rows: two sequences of different length.
             logits: the output layer.
 
         Raises:
             UserError: the logits differ even without either.
         """
-        size = self.base.config.get_text_config().vocab_size
-        rows = [[(7 * i + 3) % size for i in range(12)], [(7 * i + 3 + i // 6) % size for i in range(9)]]
-        last = torch.tensor([[11], [8]], device=self.device)
-        with self.forward_context():
-            alone = [padded([row], self.device).ids for row in rows]
-            expected = torch.cat([self.base(input_ids=ids, use_cache=False).logits[:, -1:] for ids in alone]).float()
-        tolerance = (1e-4 if self.compute == torch.float32 else 3e-2) * expected.abs().max().clamp(min=1)
+        last = torch.tensor([[len(row) - 1] for row in rows], device=self.device)
+        expected, tolerance = self._plain_logits(rows)
+        expected, difference = expected[:, -1:], torch.tensor(0.0)
         for split, longest in dict.fromkeys(((self.split, self.longest), (self.split, 0), (False, 0))):
             self.split, self.longest = split, longest
             try:
@@ -196,7 +198,60 @@ class Trunk:
             if difference <= tolerance:
                 return
             logger.info("slower forward path: the faster one changes logits by %.3g", difference)
-        raise UserError(f"policy: {type(self.base).__name__} treats its last hidden states in an unknown way")
+        raise UserError(
+            f"policy: {type(self.base).__name__} treats its last hidden states in an unknown way: its logits differ by"
+            f" up to {difference:.3g}, rounding explains {tolerance:.3g}; choose another policy"
+        )
+
+    @torch.no_grad()
+    def choose_sampling(self, rows: Sequence[Sequence[int]], tokens: int, logits: Callable[[Tensor], Tensor]) -> None:
+        """Sample with a cache only if the tokens after prompts of different lengths get the logits they get alone.
+
+        Caches that hold more than keys with their positions (convolutions, recurrent states, sliding windows) take the
+        padding behind a prompt for a part of it.
+
+        Args:
+            rows: two prompts, of which one is as long as any that will come.
+            tokens: how many are sampled after them.
+            logits: the output layer.
+        """
+        follow = torch.tensor([row[:1] * tokens for row in rows], device=self.device)
+        whole = [[*row, *row[:1] * tokens] for row in rows]
+        expected, tolerance = self._plain_logits(whole, tokens)
+        try:
+            states, read = self.read_prompts(rows)
+            found = [logits(states)]
+            for count in range(1, tokens):
+                found.append(logits(self.read_next(read, follow[:, :count])))
+        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            logger.info("sampling without a cache: this architecture does not accept one (%s)", error)
+            self.cached = False
+            return
+        difference = (torch.cat(found, dim=1) - expected[:, -tokens - 1 : -1]).abs().max()
+        if difference > tolerance:
+            self.cached = False
+            logger.info("sampling without a cache: with one, logits change by %.3g", difference)
+
+    def _plain_logits(self, rows: Sequence[Sequence[int]], count: int = 0) -> tuple[Tensor, Tensor]:
+        """Logits at the last 1 + `count` tokens of every row, read alone [B, 1 + count, V], and what rounding explains.
+
+        That is measured: how far they move when each row is read twice in one batch, which nothing but rounding tells
+        from reading it once.
+        """
+        with self.forward_context():
+            alone, twice = (
+                torch.cat(
+                    [
+                        self.base(input_ids=padded([row] * copies, self.device).ids, use_cache=False).logits[
+                            :1, -1 - count :
+                        ]
+                        for row in rows
+                    ]
+                ).float()
+                for copies in (1, 2)
+            )
+        least = (1e-4 if self.compute == torch.float32 else 3e-2) * alone.abs().max().clamp(min=1)
+        return alone, torch.maximum(least, 4 * (alone - twice).abs().max())
 
 
 def find_blocks(model: nn.Module, count: int) -> tuple[nn.Module, nn.ModuleList]:

@@ -38,7 +38,7 @@ class ProbeRewards:
         self.probe, self.tokenizer, self.kind, self.invalid = probe, tokenizer, kind, invalid
         closing = special_tokens(tokenizer)[1] if kind == "encoder" else []
         self.reader = Reader(model, kind, position=probe.facts["position"], closing=closing)
-        self.checked = False  # whether the reader was tried on the model, which takes texts
+        self.checked = 0  # tokens of the longest text that the reader was tried on: a choice holds up to there
         self.statement = _statement_renderer(probe.facts, tokenizer)
         if probe.facts["answers"] is None:
             raise UserError("the probe was fitted on answers that differ from row to row; use its reward table")
@@ -62,8 +62,9 @@ class ProbeRewards:
 
         questions = tokenise_prompts(self.tokenizer, self.kind, prompts, [self.probe.facts["answers"]] * len(prompts))
         states = torch.zeros(len(questions), 2, len(self.probe.weight))
-        if not self.checked:
-            self.reader, self.checked = choose_layout(self.reader, questions), True
+        longest = max((len(question.prompt) for question in questions), default=0)
+        if longest > self.checked:
+            self.reader, self.checked = choose_layout(self.reader, questions), longest
         tokens = BATCH_TOKENS.get(self.reader.model.device.type, 8192)
         for lines in batch_lines(self.reader.lines(questions, tokens), tokens):
             read = self.reader.read(lines)
