@@ -1,4 +1,4 @@
-"""Several tokens are sampled after prompts of different lengths as after each alone, whatever the architecture caches."""
+"""Several tokens are sampled after prompts of different lengths as after each alone, whatever a model caches."""
 
 import pytest
 import torch

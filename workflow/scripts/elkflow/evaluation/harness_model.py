@@ -71,7 +71,7 @@ class HarnessModel(HFLM):
         if accelerator.num_processes > 1:  # the parent looks for other processes only when it loads the model
             self.accelerator = accelerator
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-        self._readers: dict[bool, Reader] = {}  # what the architecture accepts, with and without windows
+        self._readers: dict[bool, tuple[Reader, int]] = {}  # with and without windows; tried up to so many tokens
         self._batch_size: BatchSize | None = None
         self._cache = cache
 

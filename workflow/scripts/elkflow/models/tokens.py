@@ -55,17 +55,26 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of an answer that continues a prompt, exactly as written.
 
     SentencePiece tokenizers of decoders prepend a space to any text: "Yes" would become " Yes", and " Yes" two tokens.
-    There the answer is encoded after a colon, which is then removed. In an encoder-decoder the answer starts the
-    decoder's text, where the space is right.
+    There the answer is encoded after a colon, which is then removed. In an encoder-decoder, whose tokenizer closes a
+    text but does not open it, the answer starts the decoder's text, where the space is right.
     """
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    opening, _ = special_tokens(tokenizer)
-    if ids and opening and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("▁"):
+    opening, closing = special_tokens(tokenizer)
+    if ids and (opening or not closing) and str(tokenizer.convert_ids_to_tokens(ids[0])).startswith("▁"):
         anchor = list(tokenizer(":", add_special_tokens=False)["input_ids"])
         joined = list(tokenizer(":" + text, add_special_tokens=False)["input_ids"])
         if joined[: len(anchor)] == anchor:
             return joined[len(anchor) :]
     return ids
+
+
+def markup_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Tokens after which an answer follows without a space: the named special ones, and all that were added.
+
+    Chat templates end in tokens that are added and have no name: Phi-4's `<|im_sep|>`, Command R's `<|CHATBOT_TOKEN|>`.
+    """
+    added = (str(token) for token in tokenizer.get_added_vocab())
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *(token for token in added if token.strip())]))
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

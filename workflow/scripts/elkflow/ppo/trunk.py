@@ -215,8 +215,8 @@ class Trunk:
             tokens: how many are sampled after them.
             logits: the output layer.
         """
-        follow = torch.tensor([row[:1] * tokens for row in rows], device=self.device)
-        whole = [[*row, *row[:1] * tokens] for row in rows]
+        follow = torch.tensor([[row[0]] * tokens for row in rows], device=self.device)
+        whole = [[*row, *[row[0]] * tokens] for row in rows]
         expected, tolerance = self._plain_logits(whole, tokens)
         try:
             states, read = self.read_prompts(rows)

@@ -19,7 +19,7 @@ from elkflow.common.errors import UserError
 from elkflow.common.files import atomic, read_json, stream_table
 from elkflow.config.data import ChatSettings, RenderSettings
 from elkflow.models.load import model_kind
-from elkflow.models.tokens import encode_answer, encode_prompt
+from elkflow.models.tokens import encode_answer, encode_prompt, markup_tokens
 from elkflow.prompts.templates import Template, load_template
 from elkflow.prompts.time_limit import TookTooLongError, time_limit
 
@@ -279,12 +279,12 @@ class _PromptChecks:
         self.settings = settings
         self.context = context_length(checkpoint, tokenizer)
         self.encoder_decoder = model_kind(checkpoint) == "encoder-decoder"
-        self.special = tuple(tokenizer.all_special_tokens)
+        self.markup = markup_tokens(tokenizer)
         self.lengths: dict[str, int] = {}
 
     def separator(self, prompt: str) -> str:
         """The space between prompt and answer; empty after white space or markup, and in an encoder-decoder."""
-        return "" if self.encoder_decoder or prompt[-1].isspace() or prompt.endswith(self.special) else " "
+        return "" if self.encoder_decoder or prompt[-1].isspace() or prompt.endswith(self.markup) else " "
 
     def one_token(self, answers: Sequence[str], row: str, path: Path) -> None:
         """Raise a UserError if answers must be one token and one of them is not."""
