@@ -71,7 +71,7 @@ BAD_ROWS = {
     "unknown label name": (
         lambda rows: rows | {"label": ["maybe" if n == 4 else "yes" for n in range(ROWS)]},
         {"labels": ["no", "yes"]},
-        "row 4: label 'maybe' is not among 0 to 1 or no, yes",
+        "row 4: label 'maybe' is not among no, yes; if these are texts of the file, list them all",
     ),
     "labels that are fractions": (
         lambda rows: rows | {"label": [0.5] * ROWS},

@@ -34,7 +34,8 @@ def rows() -> pd.DataFrame:
 
 @pytest.fixture
 def raw(tmp_path):
-    """A small valid config with files of its own; the model's folder does not exist, as no test here needs it."""
+    """A small valid config with files of its own; the model's folder is empty, as no test here reads it."""
+    (tmp_path / "model").mkdir()
     rows().to_csv(tmp_path / "rows.csv", index=False)
     for kind in ("plain", "other"):
         (tmp_path / f"{kind}.yaml").write_text(TEMPLATE.format(kind=kind))
@@ -351,3 +352,21 @@ def test_a_held_out_wording_is_asked_and_never_trained_on(name):
     assert held_out == {"held_out"}
     for run in config.runs.values():
         assert "held_out" not in config.probes[run.probe].wordings() and "held_out" in config.wordings(run.dataset)
+
+
+def test_bare_yes_and_no_are_told_with_their_cure(raw):
+    raw["datasets"]["rows"]["answers"] = [False, True]
+    with pytest.raises(UserError, match=r'YAML reads a bare No, Yes.*write it in quotes, "No" and "Yes"'):
+        Config.load(raw)
+
+
+def test_a_probe_of_three_answers_is_told_before_anything_runs(raw, tmp_path):
+    (tmp_path / "plain.yaml").write_text(TEMPLATE.format(kind="plain").replace("No ||| Yes", "No ||| Yes ||| Perhaps"))
+    with pytest.raises(UserError, match=r"a probe compares two answers, 'plain' of rows has 3 \(No, Yes, Perhaps\)"):
+        preflight(Config.load(raw))
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_runs(raw, tmp_path):
+    raw["models"]["small"]["path"] = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"models\.small\.path: .*nowhere: no such folder"):
+        preflight(Config.load(raw))

@@ -285,3 +285,13 @@ def test_rows_that_the_wordings_read_alike_are_duplicates_whatever_else_differs(
     assert found[("question,sentence",)] == 2
     assert found[("sentence",)] == 3
     assert found[("question", "sentence,url")] >= 2, "the same in one wording is enough"
+
+
+def test_a_value_that_no_wording_reads_may_be_missing(tmp_path):
+    rows = questions() | {"note": [None if n % 3 else "seen" for n in range(ROWS)]}
+    given = section(path=str(save(rows, tmp_path / "rows.parquet"))).questions()
+    with pytest.raises(UserError, match="column 'note' is empty"):
+        split_dataset(given, tmp_path)
+    facts = split_dataset(given, tmp_path, [["question", "sentence"]])
+    assert facts["splits"]["train"]["rows"] == SPLIT["train"]
+    assert None in pq.read_table(tmp_path / "train.parquet")["note"].to_pylist()

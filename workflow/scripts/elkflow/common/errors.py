@@ -50,6 +50,8 @@ def validation_message(error: "ValidationError", model: Any = None) -> str:
         message = "Field required"
     elif first["type"] != "value_error":
         message += f" (got {first['input']!r:.80})"
+        if first["type"] == "string_type" and isinstance(first["input"], bool):
+            message += '; YAML reads a bare No, Yes, Off or On as false or true: write it in quotes, "No" and "Yes"'
     message = message if len(message) <= MAX_LENGTH else message[:MAX_LENGTH] + " …"
     return f"{place}: {message}" if place else message
 

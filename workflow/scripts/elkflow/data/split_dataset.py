@@ -1,5 +1,6 @@
 """From a dataset's source to disjoint, balanced train, ppo and val files."""
 
+import json
 import logging
 from collections.abc import Collection, Sequence
 from itertools import chain, islice
@@ -110,7 +111,7 @@ def _row_keys(
     """Check every row and compute its keys, with one batch of text in memory at a time.
 
     Raises:
-        UserError: a value is missing or empty, a label is unknown, or an id appears twice.
+        UserError: a value that a wording reads is missing or empty, a label is unknown, or an id appears twice.
     """
     from elkflow.data.sources import read_batches
 
@@ -122,11 +123,12 @@ def _row_keys(
     labels = np.empty(len(rows), np.min_scalar_type(len(settings.labels)))
     seen = [[fields[name] for name in sorted(wording) if name in fields] for wording in read]
     seen = [columns for columns in seen if columns] or [list(fields.values())]
+    needed = {settings.label, *special, *(name for names in seen for name in names)}
     content, texts = np.empty(len(rows), np.uint64), [np.empty(len(rows), np.uint64) for _ in seen]
     hashes = {name: np.empty(len(rows), np.uint64) for name in special}
     start = 0
     for batch in read_batches(rows, columns):
-        for name in columns:
+        for name in needed:
             refuse_missing_values(batch[name], name, where, start)
         here = slice(start, start + len(batch))
         labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
@@ -164,11 +166,16 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
         raise UserError(f"{where}: column {key!r} is {kind}; labels are integers or names")
     if bad.any():
         row = int(bad.argmax())
-        shown = f"{column[row].as_py()!r:.60}"
-        raise UserError(
-            f"{where}, row {start + row}: label {shown} is not among 0 to {len(names) - 1} or {', '.join(names)}"
-        )
+        value = column[row].as_py()
+        if isinstance(value, str):
+            cure = f"; if these are texts of the file, list them all, as in `labels: [{_quoted(value)}, ...]`"
+            raise UserError(f"{where}, row {start + row}: label {value!r:.60} is not among {', '.join(names)}{cure}")
+        raise UserError(f"{where}, row {start + row}: label {value!r} is not among 0 to {len(names) - 1}")
     return codes.astype(np.int64)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text[:60], ensure_ascii=False)
 
 
 def refuse_missing_values(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:
