@@ -27,9 +27,9 @@ def run_rows(verdict: dict[str, Any]) -> list[dict[str, str]]:
         for task in sorted(tasks, key=lambda row: ("training", "held_out", "general").index(row["kind"])):
             if task["kind"] == "training":
                 row["says"] = value(task["tuned"], task["metric"])
-                row["least, most"] = ", ".join(
-                    value(task["base"] + find(task["per_seed"].values()), task["metric"]) for find in (min, max)
-                )
+                if len(own) > 1:
+                    ends = [task["base"] + find(task["per_seed"].values()) for find in (min, max)]
+                    row["least, most"] = ", ".join(value(end, task["metric"]) for end in ends)
             row[f"gain, {task['task']}"] = gain(task, task["metric"])
         if other := against.get(run):
             difference = (

@@ -17,6 +17,7 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     if rows := table_rows.seed_rows([row for row in verdict["seeds"] if row["seeds"] > 1]):
         blocks.append(formatting.align([list(rows[0]), *(list(row.values()) for row in rows)]))
     if len(rows := run_rows(verdict)) > 1:
+        rows = formatting.transpose(rows)  # runs are few, and there is much to say of each
         blocks.append(formatting.align([list(rows[0]), *(list(row.values()) for row in rows)]))
     return "\n\n".join(blocks)
 
