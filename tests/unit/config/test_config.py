@@ -370,3 +370,17 @@ def test_a_model_that_is_not_there_is_told_before_anything_runs(raw, tmp_path):
     raw["models"]["small"]["path"] = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"models\.small\.path: .*nowhere: no such folder"):
         preflight(Config.load(raw))
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [("learning_rate", 1e308), ("steps", 10**30), ("batch_size", 10**30), ("kl.coefficient", 1e308), ("epochs", 1e300)],
+)
+def test_absurd_numbers_are_refused_by_name(raw, key, number):
+    given = edited(raw, "runs.run.ppo", {"steps": 2} if key != "epochs" else {})
+    *parents, last = key.split(".")
+    section = given["runs"]["run"]["ppo"]
+    for part in parents:
+        section = section.setdefault(part, {})
+    section[last] = number
+    assert f"ppo.{key}: Input should be less than or equal to" in complaint(given)

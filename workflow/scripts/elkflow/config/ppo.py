@@ -16,6 +16,9 @@ from pydantic import (
 from elkflow.config.base import Settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""Of a term of an objective; above, numbers overflow before anything is learnt."""
+Count = Annotated[int, Field(gt=0, le=10**9)]
 
 
 def _module_names(given: object) -> object:
@@ -45,7 +48,7 @@ class LoRASettings(Settings):
 class KLSettings(Settings):
     """The penalty on the KL divergence from the reference policy, which is the policy without its adapter."""
 
-    coefficient: NonNegativeFloat = 0.02
+    coefficient: Weight = 0.02
     """Weight of the penalty in the reward; its initial value, unless `control` is `fixed`."""
     control: Literal["fixed", "adaptive", "linear"] = "fixed"
     """`adaptive`: adjusted to keep the KL at `target` (Ziegler et al., 2019). `linear`: annealed to `final` over the
@@ -54,7 +57,7 @@ class KLSettings(Settings):
     """KL (nats per response) that `adaptive` aims for."""
     horizon: PositiveFloat = 10_000
     """Responses over which `adaptive` corrects an error of one."""
-    final: NonNegativeFloat = 0.0
+    final: Weight = 0.0
     """Coefficient at the end of `linear`."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """Estimator used in the penalty; k1 and k3 are always logged."""
@@ -95,7 +98,7 @@ class PPOSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     # optimisation
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning rate after warm-up: constant, or decaying to zero at the end."""
@@ -107,11 +110,11 @@ class PPOSettings(Settings):
     """Gradient-norm clipping threshold; null: no clipping."""
 
     # amounts
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     """Number of rollouts to train on. Give this or `epochs`."""
-    epochs: PositiveFloat | None = None
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Passes over the prompts, instead of `steps`."""
-    batch_size: PositiveInt = 64
+    batch_size: Count = 64
     """Prompts per rollout."""
     generations: int = Field(default=8, ge=2)
     """RLOO and GRPO only: responses per prompt, compared with each other; the batch size then counts responses."""
@@ -130,7 +133,7 @@ class PPOSettings(Settings):
     """Steps, at a third of the learning rate, that first make all allowed answers equally likely, whatever their
     reward: gradients vanish where one answer has all the probability. With `actions: all`, or `algorithm: exact`, `sft`
     or `dpo`."""
-    balance_coefficient: NonNegativeFloat = 0.0
+    balance_coefficient: Weight = 0.0
     """Weight of KL(uniform over allowed answers || policy), for `actions: all`. Unlike that of an entropy bonus, its
     gradient does not vanish where one answer has all the probability."""
     clip: PositiveFloat = 0.2
@@ -139,9 +142,9 @@ class PPOSettings(Settings):
     """Upper limit instead: 1 + this. Larger than `clip` it lets unlikely answers grow (DAPO). For `actions: all`."""
     value_clip: PositiveFloat | None = 0.2
     """Values are clipped to within this distance of the rollout's; null: no clipping."""
-    value_coefficient: NonNegativeFloat = 0.1
+    value_coefficient: Weight = 0.1
     """Weight of the value loss."""
-    entropy_coefficient: NonNegativeFloat = 0.0
+    entropy_coefficient: Weight = 0.0
     """Weight of an entropy bonus."""
     gamma: Fraction = 1.0
     """Discount per token."""
@@ -159,7 +162,7 @@ class PPOSettings(Settings):
     """Penalty on the KL from the reference."""
 
     # responses
-    max_new_tokens: PositiveInt = 1
+    max_new_tokens: Count = 1
     """Maximum length of a response, in tokens; it ends earlier at an end-of-sequence token."""
     temperature: PositiveFloat = 1.0
     """Temperature of sampling and of all log-probabilities."""
@@ -175,7 +178,7 @@ class PPOSettings(Settings):
     # monitoring
     evaluate_every: PositiveInt = 4
     """Steps between greedy evaluations on held-out prompts."""
-    evaluate_rows: PositiveInt = 128
+    evaluate_rows: Count = 128
     """Number of held-out prompts: the first of val; with `keep: best` groups of ppo that are then not trained on, at
     most about a quarter of it."""
     evaluate_batch: PositiveInt = 64
