@@ -204,7 +204,7 @@ def test_base_adapter_and_merged_model_in_every_precision(checkpoint, tuned, pre
         assert "dtype" not in precision or str(model.model.dtype) == f"torch.{precision['dtype']}"
         exact = {answer: by_hand(tuned / "merged" if found else checkpoint, *answer) for answer in MIXED[:6]}
         scored = model._loglikelihood_tokens([((c, a), *tokens(model, c, a)) for c, a in exact])
-        assert model._readers[True].windowed
+        assert model._readers[True][0].windowed
         found.append([score for score, _ in scored])
         assert found[-1] == pytest.approx(list(exact.values()), abs=rounding)
     base, adapter, merged = found

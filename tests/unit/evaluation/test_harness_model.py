@@ -5,6 +5,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tiny_evaluation import MIXED, OPENING, SENTENCES, by_hand, requests_for, tiny_harness_model
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from elkflow.batching.prefix_tree import Line
 from elkflow.common.errors import UserError
@@ -29,7 +30,7 @@ LAYOUTS = {"windows": {}, "masked": {"windowed": False}, "plain": {"shared": Fal
 
 def laid_out(model, layout):
     """The model made to lay its questions out like this."""
-    model._readers = dict.fromkeys((True, False), Reader(model.model, "decoder", **LAYOUTS[layout]))
+    model._readers = dict.fromkeys((True, False), (Reader(model.model, "decoder", **LAYOUTS[layout]), 10**6))
     return model
 
 
@@ -50,12 +51,12 @@ def test_contexts_too_long_for_windows_are_laid_out_under_masks(checkpoint, monk
     model = tiny_harness_model(checkpoint)
     short, long = requests_for(model, [("what is", " Yes")]), requests_for(model, MIXED)
     expected = model._loglikelihood_tokens(long)
-    assert set(model._readers) == {True} and model._readers[True].windowed
+    assert set(model._readers) == {True} and model._readers[True][0].windowed
     monkeypatch.setattr(harness_model, "LONGEST_IN_WINDOWS", len(short[0][1]) + len(short[0][2]))
     model._loglikelihood_tokens(short)
     assert set(model._readers) == {True}
     found = model._loglikelihood_tokens(long)
-    assert model._readers[False].shared and not model._readers[False].windowed
+    assert model._readers[False][0].shared and not model._readers[False][0].windowed
     assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
 
 
@@ -64,7 +65,7 @@ def test_nothing_runs_twice(checkpoint, monkeypatch, layout):
     model = tiny_harness_model(checkpoint)
     model.exact_prompts = True
     model._loglikelihood_tokens(requests_for(model, [("what is", "Yes")]))
-    assert model._readers[True].windowed  # asked, it takes them
+    assert model._readers[True][0].windowed  # asked, it takes them
     laid_out(model, layout)
     pairs = [(f"{OPENING} {text}", answer) for text in SENTENCES for answer in ("Yes", "No")]
     requests = requests_for(model, pairs)
@@ -149,3 +150,27 @@ def test_a_killed_evaluation_keeps_the_blocks_it_finished(checkpoint, tmp_path, 
     assert len(list(tmp_path.rglob("*.json"))) == 3
     monkeypatch.setattr(model, "_score_all", None)  # nothing is left to compute
     assert model._loglikelihood_tokens(requests) == whole
+
+
+def test_a_layout_that_short_texts_allow_is_tried_again_on_longer_ones(checkpoint):
+    """A sliding window of 8 tokens is narrower than the longer texts, and invisible to the shorter ones."""
+    ours = tiny_harness_model(checkpoint, batch_size=4)
+    size = len(ours.tokenizer)
+    config = MistralConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=8, max_position_embeddings=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3)
+    ours = harness_model.HarnessModel(model, ours.tokenizer, batch_size=4)
+    theirs = HFLM(pretrained=model, tokenizer=ours.tokenizer, batch_size=1)
+    short = requests_for(theirs, [("what is", " Yes"), ("what is", " No")])
+    long = requests_for(theirs, [(" ".join(SENTENCES[:2]), " Yes"), (" ".join(SENTENCES[:2]), " No")])
+    assert len(long[0][1]) > 8 > len(short[0][1])
+    for requests in (short, long, short):
+        found, expected = (each._loglikelihood_tokens(requests, disable_tqdm=True) for each in (ours, theirs))
+        assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], abs=1e-4)

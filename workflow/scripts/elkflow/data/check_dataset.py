@@ -46,7 +46,8 @@ def check_dataset(settings: DatasetSettings) -> None:
         if sum(-(-size // topic.rows_per_subject) for size in sizes.values()) > len(facts):
             given = " + ".join(f"{size} {name}" for name, size in sizes.items())
             raise UserError(
-                f"split: {given} rows are more than {len(facts)} {settings.facts.topic} give ({topic.rows_per_subject} each)"
+                f"split: {given} rows are more than {len(facts)} {settings.facts.topic} give"
+                f" ({topic.rows_per_subject} each)"
             )
     elif settings.path is not None:
         fields = _check_local_files(settings)
