@@ -8,9 +8,11 @@ from planted import labels_of, pair_states, write_split
 from elkflow.common.errors import UserError
 from elkflow.config.config import Config
 from elkflow.config.probe import ProbeSettings
+from elkflow.probes import arms
 from elkflow.probes.arms import gold_log_odds, replace_direction
 from elkflow.probes.contrast_pairs import ContrastPairs
 from elkflow.probes.fitting import ProbeData, fit_all, reward_log_odds
+from elkflow.probes.methods import Direction
 from elkflow.rewards.score_answers import reward_table
 
 BASE = {"model": "m", "dataset": "d", "wording": "plain", "methods": ["logistic"], "allow_weak_probe": True}
@@ -95,3 +97,16 @@ def test_a_probe_elsewhere_must_read_the_model_that_is_tuned(tmp_path):
     config["evaluation"]["fresh_probe"] = False
     with pytest.raises(UserError, match="fresh_probe: true"):
         Config.load(config)
+
+
+def test_a_direction_that_says_nothing_stays_as_it_is(splits, monkeypatch):
+    def nothing(method, fit, parts, settings):
+        zero = torch.zeros(1, fit.shape[-1])
+        return Direction(zero, torch.zeros(1), {})
+
+    settings = ProbeSettings(**BASE, arm="shuffled_labels")
+    parts = ProbeData.of(*splits, settings)
+    fitted = fit_all(parts, settings)[0]["logistic"]
+    monkeypatch.setattr(arms, "fit_method", nothing)
+    arms.replace_direction(fitted, 1, parts, settings)
+    assert not fitted.weight[1].any() and not fitted.val[1].any()

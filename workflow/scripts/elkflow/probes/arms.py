@@ -44,7 +44,7 @@ def replace_direction(fitted: FittedProbes, at: int, parts: ProbeData, settings:
         weight, bias = direction.weight, direction.bias
     own = fitted.weight[at : at + 1].to(fit), fitted.bias[at : at + 1].to(fit)
     confidence = [mean_confidence(*each, selection, settings.ensembling) for each in (own, (weight, bias))]
-    scale = confidence[0] / confidence[1]
+    scale = confidence[0] / confidence[1] if confidence[1] else 1.0  # a direction that says nothing stays as it is
     weight, bias = weight * scale, bias * scale
     fitted.weight[at], fitted.bias[at] = weight[0].cpu(), bias[0].cpu()
     fitted.selection[at], fitted.val[at] = (member_scores(weight, bias, states)[0] for states in (selection, val))
