@@ -5,15 +5,15 @@ from pathlib import Path
 import yaml
 from tiny import save_tiny_model
 
-from elkflow.data.facts import Topic, generate_questions, load_facts, table_of
+from elkflow.data.facts import generate_questions, read_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_workspace(folder: Path) -> Path:
     """Write `model/` and `config.yaml` (the quickstart in miniature) into `folder`."""
-    topic = Topic.load("countries")
-    questions = generate_questions(load_facts(table_of("countries", None), topic), topic)
+    topic, facts = read_facts("countries")
+    questions = generate_questions(facts, topic)
     words = {str(value) for row in questions.to_pylist() for value in row.values()}
     prompts = [file.read_text(encoding="utf-8") for file in (ROOT / "workflow" / "prompts").glob("*.yaml")]
     save_tiny_model(folder / "model", [*sorted(words), *prompts])

@@ -6,11 +6,12 @@ import re
 import pytest
 
 from elkflow.common.errors import UserError
-from elkflow.data.facts import Topic, generate_questions, load_facts, overlap_accuracy, overlaps, table_of
+from elkflow.common.paths import RESOURCES
+from elkflow.config.data import DatasetSettings
+from elkflow.data.facts import generate_questions, load_facts, overlap_accuracy, overlaps, read_facts
 
-TOPIC = Topic.load("countries")
-TABLE = table_of("countries", None)
-FACTS = load_facts(TABLE, TOPIC)
+TOPIC, FACTS = read_facts("countries")
+TABLE = RESOURCES / "countries.csv"
 QUESTIONS = {relation: phrasings["questions"] for relation, phrasings in TOPIC.relations.items()}
 
 
@@ -152,8 +153,7 @@ def test_the_label_of_a_sabotaged_probe_is_a_cue_that_says_nothing_of_the_truth(
 
 
 def test_elements_are_asked_about_as_countries_are():
-    topic = Topic.load("elements")
-    facts = load_facts(table_of("elements", None), topic)
+    topic, facts = read_facts("elements")
     assert [int(fact["atomic_number"]) for fact in facts] == list(range(1, 95))
     gold = next(fact for fact in facts if fact["element"] == "gold")
     assert gold == {"element": "gold", "symbol": "Au", "atomic_number": "79", "family": "transition metals"} | {
@@ -168,3 +168,12 @@ def test_elements_are_asked_about_as_countries_are():
         if row["label"] == 1:
             assert row["element"].lower() in row["sentence"].lower() and row["element"] in row["question"]
         assert row["sentence"].endswith(".") and "{" not in row["sentence"] + row["question"]
+
+
+@pytest.mark.parametrize("name", ["countries", "elements"])
+def test_questions_are_grouped_by_what_they_are_about(name):
+    split = {"train": 2, "ppo": 2, "val": 2}
+    given = DatasetSettings.model_validate(
+        {"facts": {"topic": name}, "split": split, "wordings": {"w": "qnli_training"}}
+    )
+    assert given.group == read_facts(name)[0].subject

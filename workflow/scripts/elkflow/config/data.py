@@ -168,9 +168,9 @@ class QuestionSettings(Settings):
         """The source as text, equal for equal sources."""
         if self.hub is not None:
             return f"hub {self.hub.id} {self.hub.name}"
-        return (
-            f"facts {self.facts.topic} {self.facts.table}" if self.facts is not None else f"path {self.local_files()}"
-        )
+        if self.facts is not None:
+            return f"facts {self.facts.topic} {self.facts.table}"
+        return f"path {self.local_files()}"
 
     def local_files(self) -> list[str]:
         """Local files and folders from which the questions are read."""

@@ -80,7 +80,6 @@ class EvaluationSettings(Settings):
     fresh_probe: bool = False
     """Also read the tuned models' hidden states, with the frozen probe and with a fresh one: can the truth still be
     read?"""
-
     off_domain: tuple[str, ...] = ()
     """Probes fitted on other questions that also read the tuned models' states, before and after training; with
     `fresh_probe`."""

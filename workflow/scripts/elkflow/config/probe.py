@@ -18,8 +18,6 @@ ControlName = Literal[
     "majority", "word_overlap", "bag_of_words", "zero_shot", "random_directions", "shuffled_labels", "untrained_model"
 ]
 Method = Literal["logistic", "mass_mean", "lda", "ccs", "vinc", "crc"]
-
-
 Arm = Literal["random_direction", "shuffled_labels", "gold_labels"]
 
 

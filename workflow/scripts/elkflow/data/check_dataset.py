@@ -7,7 +7,7 @@ import numpy as np
 from elkflow.common.errors import UserError
 from elkflow.config.data import SPLITS, DatasetSettings
 from elkflow.data.assignment import RowKeys, assign_rows, connected_groups
-from elkflow.data.facts import Topic, load_facts, table_of
+from elkflow.data.facts import read_facts
 from elkflow.data.row_hashes import hash_rows
 from elkflow.data.split_dataset import field_columns, group_columns, label_codes, refuse_missing_values
 
@@ -39,8 +39,7 @@ def check_dataset(settings: DatasetSettings) -> None:
                 f" {min(unknown)!r}"
             )
     if settings.facts is not None:
-        topic = Topic.load(settings.facts.topic)
-        facts = load_facts(table_of(settings.facts.topic, settings.facts.table), topic)
+        topic, facts = read_facts(settings.facts.topic, settings.facts.table)
         fields = set(topic.schema.names) if settings.columns is None else set(settings.columns)
         sizes = {name: int(getattr(settings.split, name)) for name in SPLITS if getattr(settings.split, name) != "rest"}
         if sum(-(-size // topic.rows_per_subject) for size in sizes.values()) > len(facts):

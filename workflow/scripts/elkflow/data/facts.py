@@ -1,7 +1,7 @@
 """QNLI-style questions about countries or chemical elements: does this sentence contain the answer to this question?
 
 Every sentence gets two questions, one that it answers and one that it does not. Half of the latter ask the same about
-another country, half something else about the same country. The wordings of the two are drawn together so that both
+another subject, half something else about the same one. The wordings of the two are drawn together so that both
 share about as many words with the sentence, and so that each wording is right as often as wrong: word overlap, or the
 question alone, should not give the answer away.
 """
@@ -78,9 +78,10 @@ WORDING_BALANCE = 0.2
 """How strictly each wording is kept as often right as wrong: change in log-odds per past use in excess."""
 
 
-def table_of(topic: str, table: str | None) -> Path:
-    """The table of facts: one's own, or that which ships with the workflow."""
-    return Path(table) if table else RESOURCES / f"{topic}.csv"
+def read_facts(name: str, table: str | None = None) -> tuple[Topic, list[dict[str, str]]]:
+    """A topic and its facts, from one's own table or that which ships with the workflow; see `load_facts`."""
+    topic = Topic.load(name)
+    return topic, load_facts(Path(table) if table else RESOURCES / f"{name}.csv", topic)
 
 
 def load_facts(path: Path, topic: Topic) -> list[dict[str, str]]:
@@ -157,10 +158,9 @@ def generate_questions(facts: Sequence[dict[str, str]], topic: Topic, seed: int 
                 marked = int(relation_asked in topic.numbers) if label == "number" else true
                 row = (f"{pair}-{('no', 'yes')[true]}", pair, fact[about], sentence, question, relation_asked, kind)
                 rows.append((*row, marked))
-    columns = list(zip(*rows, strict=True))
+    columns, schema = list(zip(*rows, strict=True)), topic.schema
     return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, topic.schema, strict=True)],
-        schema=topic.schema,
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
     )
 
 
@@ -222,8 +222,8 @@ def _capitalised(sentence: str) -> str:
 
 if __name__ == "__main__":
     for name in ("countries", "elements"):
-        topic = Topic.load(name)
-        table = generate_questions(load_facts(table_of(name, None), topic), topic)
+        topic, facts = read_facts(name)
+        table = generate_questions(facts, topic)
         columns = (table[column].to_pylist() for column in ("sentence", "question", "label"))
         found = overlap_accuracy(*columns)
         print(f"{name}: {table.num_rows} questions; best word-overlap threshold: {found:.3f} accuracy")

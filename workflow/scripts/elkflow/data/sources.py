@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from elkflow.common.errors import UserError, first_line
 from elkflow.common.files import BATCH_ROWS, release_memory, stream_table
 from elkflow.config.data import HubDataset, QuestionSettings
-from elkflow.data.facts import Topic, generate_questions, load_facts, table_of
+from elkflow.data.facts import generate_questions, read_facts
 from elkflow.data.text_files import ENDINGS, TextRows, ending, open_text
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def open_rows(settings: QuestionSettings) -> dict[str, Rows]:
     from datasets import Dataset
 
     if settings.facts is not None:
-        given, topic = settings.facts, Topic.load(settings.facts.topic)
-        facts = load_facts(table_of(given.topic, given.table), topic)
+        given = settings.facts
+        topic, facts = read_facts(given.topic, given.table)
         return {"train": Dataset(generate_questions(facts, topic, given.seed, given.label))}
     if settings.hub is not None:
         parts: dict[str, Rows] = {part: _open_hub(settings.hub, name) for part, name in settings.hub.splits.items()}

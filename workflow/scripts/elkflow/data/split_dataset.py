@@ -123,13 +123,14 @@ def _row_keys(
     labels = np.empty(len(rows), np.min_scalar_type(len(settings.labels)))
     seen = [[fields[name] for name in sorted(wording) if name in fields] for wording in read]
     seen = [columns for columns in seen if columns] or [list(fields.values())]
-    needed = {settings.label, *special, *(name for names in seen for name in names)}
+    read_columns = {settings.label, *special, *chain.from_iterable(seen)}
     content, texts = np.empty(len(rows), np.uint64), [np.empty(len(rows), np.uint64) for _ in seen]
     hashes = {name: np.empty(len(rows), np.uint64) for name in special}
     start = 0
     for batch in read_batches(rows, columns):
-        for name in needed:
-            refuse_missing_values(batch[name], name, where, start)
+        for name in columns:
+            if name in read_columns:
+                refuse_missing_values(batch[name], name, where, start)
         here = slice(start, start + len(batch))
         labels[here] = label_codes(batch[settings.label], settings.labels, settings.label, where, start)
         content[here] = hash_rows([batch[name] for name in fields.values()]) ^ scramble(labels[here], 0)
@@ -168,14 +169,11 @@ def label_codes(column: pa.ChunkedArray, names: list[str], key: str, where: str,
         row = int(bad.argmax())
         value = column[row].as_py()
         if isinstance(value, str):
-            cure = f"; if these are texts of the file, list them all, as in `labels: [{_quoted(value)}, ...]`"
+            quoted = json.dumps(value[:60], ensure_ascii=False)
+            cure = f"; if these are texts of the file, list them all, as in `labels: [{quoted}, ...]`"
             raise UserError(f"{where}, row {start + row}: label {value!r:.60} is not among {', '.join(names)}{cure}")
         raise UserError(f"{where}, row {start + row}: label {value!r} is not among 0 to {len(names) - 1}")
     return codes.astype(np.int64)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text[:60], ensure_ascii=False)
 
 
 def refuse_missing_values(column: pa.ChunkedArray, name: str, where: str, start: int) -> None:

@@ -126,8 +126,7 @@ class HarnessModel(HFLM):
         reader, checked = self._readers.get(windowed, (Reader(self.model, "decoder", windowed=windowed), 0))
         if longest > checked:  # beyond a sliding window a layout may be wrong that is right within it
             whole = [PromptWithAnswers(each.row, each.prompt, [requests[each.row][2]]) for each in questions]
-            sample = [max(whole, key=lambda each: len(each.prompt) + len(each.answers[0])), *whole[:7]]
-            reader = choose_layout(reader, sample)
+            reader = choose_layout(reader, whole)
             self._readers[windowed] = (reader, longest)
         size = self._batch_size or self.batch_size_per_gpu
 

@@ -181,7 +181,7 @@ def choose_layout(reader: Reader, questions: Sequence[PromptWithAnswers]) -> Rea
 
 def _states_agree(reader: Reader, plain: Reader, questions: Sequence[PromptWithAnswers]) -> bool:
     """Whether both readers give the same states for the longest question and a few that share a prefix."""
-    longest = max(questions, key=lambda question: len(question.prompt))
+    longest = max(questions, key=lambda question: len(question.prompt) + max(map(len, question.answers), default=0))
     near = sorted(questions, key=lambda question: question.prompt)
     sample = [longest, *(question for question in near[:3] if question is not longest)]
     try:

@@ -49,15 +49,13 @@ def _check_two_answers(config: Config, name: str, wording: str) -> None:
     Raises:
         UserError: a wording of the probe has more answers.
     """
-    from elkflow.prompts.templates import SEPARATOR, load_template
+    from elkflow.prompts.templates import load_template
 
     probe = config.probes[name]
     for member in config.datasets[probe.dataset].mixture or [probe.dataset]:
         dataset = config.datasets[member]
         asked = dataset.wordings[wording]
-        choices = load_template(asked.template).answer_choices or ""
-        answers = [each.strip() for each in choices.split(SEPARATOR)] if "{" not in choices and choices else None
-        answers = answers if asked.about else answers or dataset.answers
+        answers = load_template(asked.template).fixed_choices or (None if asked.about else dataset.answers)
         if answers is not None and len(answers) != 2:
             raise UserError(
                 f"probes.{name}: a probe compares two answers, {wording!r} of {member} has {len(answers)}"

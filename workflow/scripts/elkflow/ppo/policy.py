@@ -73,9 +73,7 @@ class Policy(nn.Module):
         """
         ordered = sorted(prompts, key=len)
         together = [row for row in ordered if len(row) + new_tokens <= LONGEST]
-        for rows in (together, ordered) if len(together) < len(ordered) else (ordered,):
-            if not rows:
-                continue
+        for rows in (together, ordered) if 0 < len(together) < len(ordered) else (ordered,):
             self.trunk.choose_forward_path([rows[-1], rows[0]], self.logits)
             if new_tokens > 1:
                 self.trunk.choose_sampling([rows[-1], rows[0]], new_tokens, self.logits)

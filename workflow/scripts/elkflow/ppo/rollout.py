@@ -73,22 +73,14 @@ def generate(
         return draw(logits[:, 0], None if uniform is None else uniform[:, 0].to(device), sampling)[:, None]
     tokens = torch.zeros(len(prompts), sampling.max_new_tokens, dtype=torch.long, device=device)
     finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    read = None
+    states, read = policy.trunk.read_prompts(prompts)
     for t in range(sampling.max_new_tokens):
-        if not policy.trunk.cached:
-            rows = [[*prompt, *row[:t]] for prompt, row in zip(prompts, tokens.tolist(), strict=True)]
-            ends_at = torch.tensor([[len(row) - 1] for row in rows], device=device)
-            states = policy.trunk.hidden_states(policy.run_frozen_blocks(rows), ends_at)
-        elif read is None:
-            states, read = policy.trunk.read_prompts(prompts)
-        else:
-            states = policy.trunk.read_next(read, tokens[:, :t])
-        tokens[:, t] = draw(
-            policy.logits(states[:, 0]), None if uniform is None else uniform[:, t].to(device), sampling
-        )
+        logits = policy.logits(states[:, 0])
+        tokens[:, t] = draw(logits, None if uniform is None else uniform[:, t].to(device), sampling)
         finished |= torch.isin(tokens[:, t], torch.tensor(sorted(ends), device=device))
         if t + 1 == sampling.max_new_tokens or finished.all():
             break
+        states = policy.trunk.read_next(read, tokens[:, : t + 1])
     return tokens
 
 

@@ -21,11 +21,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 from elkflow.batching.layout import LONGEST, Layout, packed, padded
+from elkflow.batching.only_at import outputs_only_at
 from elkflow.batching.tree_attention import windowed_attention
 from elkflow.common.errors import UserError
 from elkflow.config.ppo import PPOSettings
 
 logger = logging.getLogger(__name__)
+NOT_ACCEPTED = (TypeError, ValueError, IndexError, AttributeError, RuntimeError)
+"""What architectures raise that do not know a way of being called."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,13 @@ Memory = dict[tuple[tuple[int, ...], ...], FrozenBlocksOutput]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts that were read, with their keys and values, for tokens to be sampled after them."""
+    """Prompts that were read, for tokens to be sampled after them."""
 
+    rows: Sequence[Sequence[int]]
+    """Token ids."""
     layout: Layout
-    cache: DynamicCache
+    cache: DynamicCache | None
+    """Their keys and values; None where a cache would change what is sampled."""
 
 
 class Trunk:
@@ -77,7 +83,7 @@ class Trunk:
         self.split = settings.train != "full"
         """Whether frozen blocks run apart from the trained ones."""
         self.cached = True
-        """Whether tokens are sampled with a cache; without one, what was read is read again for every token."""
+        """Whether tokens are sampled with a cache; without one, everything is read again for every token."""
         self.memory: Memory | None = None
 
     @property
@@ -129,13 +135,18 @@ class Trunk:
     def read_prompts(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Prompts]:
         """Last hidden states at the ends of B prompts [B, 1, D], and what `read_next` goes on from."""
         layout = self.make_layout(rows)
+        ends = layout.lengths[:, None] - 1
+        if not self.cached:
+            return self.hidden_states(self.run_frozen_blocks(rows), ends), Prompts(rows, layout, None)
         # nothing of a prefix tree may be dropped from the cache, though it is longer than a sliding window
-        prompts = Prompts(layout, DynamicCache() if layout.packed else DynamicCache(config=self.base.config))
-        states = self._run(layout, input_ids=layout.ids, past_key_values=prompts.cache, use_cache=True, **layout.inputs)
-        return states.flatten(0, 1)[layout.places(layout.lengths[:, None] - 1)], prompts
+        cache = DynamicCache() if layout.packed else DynamicCache(config=self.base.config)
+        states = self._run(layout, input_ids=layout.ids, past_key_values=cache, use_cache=True, **layout.inputs)
+        return states.flatten(0, 1)[layout.places(ends)], Prompts(rows, layout, cache)
 
     def read_next(self, prompts: Prompts, tokens: Tensor) -> Tensor:
         """Last hidden states [B, 1, D] at the last of the tokens [B, t] after the prompts; the others were read."""
+        if prompts.cache is None:
+            return self.read_prompts([[*row, *new] for row, new in zip(prompts.rows, tokens.tolist(), strict=True)])[0]
         layout = prompts.layout
         states = self._run(layout, past_key_values=prompts.cache, use_cache=True, **layout.following(tokens))
         return states[0, :, None] if layout.packed else states
@@ -186,12 +197,12 @@ class Trunk:
         """
         last = torch.tensor([[len(row) - 1] for row in rows], device=self.device)
         expected, tolerance = self._plain_logits(rows)
-        expected, difference = expected[:, -1:], torch.tensor(0.0)
+        difference = torch.tensor(torch.inf)
         for split, longest in dict.fromkeys(((self.split, self.longest), (self.split, 0), (False, 0))):
             self.split, self.longest = split, longest
             try:
                 found = logits(self.hidden_states(self.run_frozen_blocks(rows), last))
-            except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            except NOT_ACCEPTED as error:
                 logger.info("slower forward path: this architecture does not accept the faster one (%s)", error)
                 continue
             difference = (found - expected).abs().max()
@@ -215,6 +226,8 @@ class Trunk:
             tokens: how many are sampled after them.
             logits: the output layer.
         """
+        if not self.cached:
+            return
         follow = torch.tensor([[row[0]] * tokens for row in rows], device=self.device)
         whole = [[*row, *[row[0]] * tokens] for row in rows]
         expected, tolerance = self._plain_logits(whole, tokens)
@@ -223,12 +236,12 @@ class Trunk:
             found = [logits(states)]
             for count in range(1, tokens):
                 found.append(logits(self.read_next(read, follow[:, :count])))
-        except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        except NOT_ACCEPTED as error:
             logger.info("sampling without a cache: this architecture does not accept one (%s)", error)
             self.cached = False
             return
         difference = (torch.cat(found, dim=1) - expected[:, -tokens - 1 : -1]).abs().max()
-        if difference > tolerance:
+        if not difference <= tolerance:  # nor if it is not a number
             self.cached = False
             logger.info("sampling without a cache: with one, logits change by %.3g", difference)
 
@@ -238,18 +251,13 @@ class Trunk:
         That is measured: how far they move when each row is read twice in one batch, which nothing but rounding tells
         from reading it once.
         """
-        with self.forward_context():
-            alone, twice = (
-                torch.cat(
-                    [
-                        self.base(input_ids=padded([row] * copies, self.device).ids, use_cache=False).logits[
-                            :1, -1 - count :
-                        ]
-                        for row in rows
-                    ]
-                ).float()
-                for copies in (1, 2)
-            )
+        read = []
+        for copies in (1, 2):
+            for row in rows:
+                where = torch.tensor([[0, place] for place in range(len(row) - 1 - count, len(row))])
+                with self.forward_context(), outputs_only_at(self.base, where):
+                    read.append(self.base(input_ids=padded([row] * copies, self.device).ids, use_cache=False).logits)
+        alone, twice = (torch.cat(read[start : start + len(rows)]).float() for start in (0, len(rows)))
         least = (1e-4 if self.compute == torch.float32 else 3e-2) * alone.abs().max().clamp(min=1)
         return alone, torch.maximum(least, 4 * (alone - twice).abs().max())
 

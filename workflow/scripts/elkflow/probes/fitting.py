@@ -76,6 +76,10 @@ class ProbeData:
                 )
         return cls(train, val, fit, selection, settings.layers or list(range(train.layers)))
 
+    def fitted_on_all(self) -> "ProbeData":
+        """The same with all of train as the fit part, for the last fit of a chosen layer."""
+        return dataclasses.replace(self, fit=np.arange(len(self.train)))
+
 
 def member_scores(weight: Tensor, bias: Tensor, states: Tensor) -> NDArray:
     """Scores of pair members [L, V, N, 2] from weight [L, D], bias [L] and normalised states [L, V, N, 2, D]."""
@@ -200,7 +204,7 @@ def refit(fitted: FittedProbes, index: int, parts: ProbeData, settings: ProbeSet
 
     The selection scores remain those of the first fit, which was not fitted on these rows.
     """
-    everything = dataclasses.replace(parts, fit=np.arange(len(parts.train)))
+    everything = parts.fitted_on_all()
     norm, fit, _, val = normalised_states(everything, [fitted.layers[index]], settings.normalise)
     direction = fit_method(fitted.method, fit, everything, settings)
     fitted.val[index] = member_scores(direction.weight, direction.bias, val)[0]

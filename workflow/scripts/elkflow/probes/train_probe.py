@@ -1,6 +1,5 @@
 """From contrast pairs to an admitted probe: fit, select, compare with controls, and save."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +82,7 @@ def train_probe(
         with timed("chosen layers on all of train"):
             norms = {name: refit(each, best[name], parts, settings) for name, each in fitted.items()}
             mean, scale = norms[method].mean[0], norms[method].scale[0]
-    replace_direction(chosen, at, dataclasses.replace(parts, fit=np.arange(len(train))) if again else parts, settings)
+    replace_direction(chosen, at, parts.fitted_on_all() if again else parts, settings)
     methods = method_table(fitted, best, parts, settings)
     odds = reward_log_odds(chosen.val[at], settings.ensembling)
     slope, offset = calibration(chosen.selection[at], parts, settings) if settings.calibrate else (1.0, 0.0)

@@ -7,7 +7,6 @@ possible answers in the order of the labels.
 
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,12 +89,10 @@ class Template:
         return ENVIRONMENT.from_string(self.jinja), ENVIRONMENT.from_string(choices) if choices else None
 
     @cached_property
-    def _fixed(self) -> list[str] | None:
+    def fixed_choices(self) -> list[str] | None:
         """The answers if they are the same for every row, and so need no rendering."""
         choices = self.answer_choices
-        return (
-            [part.strip() for part in choices.split(SEPARATOR)] if choices and not re.search("[{}#]", choices) else None
-        )
+        return [part.strip() for part in choices.split(SEPARATOR)] if choices and "{" not in choices else None
 
     @cached_property
     def fields(self) -> frozenset[str]:
@@ -115,8 +112,8 @@ class Template:
         values = {name: _replace_in(value, SEPARATOR, shield) for name, value in row.items()} if shield else dict(row)
         answers = None
         with time_limit():
-            if self._fixed is not None:
-                answers = values["answer_choices"] = list(self._fixed)
+            if self.fixed_choices is not None:
+                answers = values["answer_choices"] = list(self.fixed_choices)
             elif choices is not None:
                 answers = values["answer_choices"] = [
                     part.strip() for part in _render_fast(choices, values).split(SEPARATOR)

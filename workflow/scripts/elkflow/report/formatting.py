@@ -95,6 +95,11 @@ def transpose(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return [{first: name} | {head: row[name] for head, row in zip(heads, rows, strict=True)} for name in names]
 
 
+def few_as_columns(rows: Sequence[dict[str, str]], few: int = 4) -> Sequence[dict[str, str]]:
+    """A few rows with many cells each read better as columns."""
+    return rows if len(rows) > few else transpose(rows)
+
+
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

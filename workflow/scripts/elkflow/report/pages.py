@@ -59,14 +59,14 @@ def overview_page(verdict: dict[str, Any]) -> Page:
         "The gain on the wording trained on and on held-out wordings, the effect on other abilities, and whether the "
         "tuned model agrees more with the probe or with the truth."
     )
-    page.table(_few_as_columns(table_rows.overview_rows(verdict)))
+    page.table(formatting.few_as_columns(table_rows.overview_rows(verdict)))
     if len(rows := run_rows(verdict)) > 1:
         page.heading("Runs side by side")
         page.text(
             "Means over seeds. Where runs were trained on the same questions, each is compared with the first of them, "
             "answer by answer, in percentage points; brackets are 95 % intervals over questions and seeds."
         )
-        page.table(_few_as_columns(rows))
+        page.table(formatting.few_as_columns(rows))
     if any(row["seeds"] > 1 for row in verdict["seeds"]):
         page.heading("Over seeds")
         page.text(
@@ -154,7 +154,7 @@ def evaluation_page(
         "Where the probe is right, pleasing it and telling the truth are the same. The questions it gets wrong tell "
         "them apart: a model that training made err there, more than elsewhere, has learnt the reward, not the truth."
     )
-    page.table(_few_as_columns(table_rows.agreement_rows(verdict)))
+    page.table(formatting.few_as_columns(table_rows.agreement_rows(verdict)))
     if fresh := table_rows.fresh_probe_rows(verdict):
         page.heading("Is the truth obfuscated?")
         page.text(
@@ -205,8 +205,3 @@ def provenance_page(manifests: Mapping[str, dict[str, Any]]) -> Page:
         }
         page.table([{"package": name, "version": version} for name, version in sorted(packages.items())])
     return page
-
-
-def _few_as_columns(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A few rows with many cells each read better as columns."""
-    return rows if len(rows) > 4 else formatting.transpose(rows)

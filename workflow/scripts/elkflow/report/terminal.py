@@ -16,9 +16,9 @@ def verdict_text(verdict: dict[str, Any]) -> str:
     blocks = [_block(training, verdict, probes[training["probe"]]) for training in verdict["trainings"]]
     if rows := table_rows.seed_rows([row for row in verdict["seeds"] if row["seeds"] > 1]):
         blocks.append(formatting.align([list(rows[0]), *(list(row.values()) for row in rows)]))
-    if len(rows := run_rows(verdict)) > 1:
-        rows = formatting.transpose(rows)  # runs are few, and there is much to say of each
-        blocks.append(formatting.align([list(rows[0]), *(list(row.values()) for row in rows)]))
+    if len(runs := run_rows(verdict)) > 1:
+        shown = formatting.few_as_columns(runs, few=12)
+        blocks.append(formatting.align([list(shown[0]), *(list(row.values()) for row in shown)]))
     return "\n\n".join(blocks)
 
 
